@@ -1,0 +1,1 @@
+//! Outgoing HTTP of plugins: the one function every request passes.

@@ -1,0 +1,15 @@
+//! Leadwire takes a sales lead over HTTP and brings it to every CRM, inbox, chat and webhook its project has enabled.
+//!
+//! Calls go down only: `http`, `lane`, `chore` → `plugin`, `store` → `policy` → `model`. `http` never calls a plugin's
+//! code by itself, `plugin` never sees `store`, nothing outside `store` knows SQL. See `docs/ARCHITECTURE.md`.
+
+pub mod clock;
+pub mod egress;
+pub mod http;
+pub mod lane;
+pub mod mail;
+pub mod model;
+pub mod plugin;
+pub mod policy;
+pub mod secrets;
+pub mod store;

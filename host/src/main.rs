@@ -1,0 +1,3 @@
+//! The `leadwire` command.
+
+fn main() {}

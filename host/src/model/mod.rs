@@ -1,0 +1,22 @@
+//! Plain data: the words of the product as types. No I/O, no clock, no randomness in here.
+//!
+//! Every id is a newtype over a UUIDv7 and is written as a TypeID (`lead_01h…`), so that one kind of id
+//! never fits where another is meant. Times are [`Timestamp`]s: milliseconds since 1970 inside, RFC 3339 outside.
+
+mod batch;
+mod channel;
+mod credential;
+mod delivery;
+mod ids;
+mod lead;
+mod project;
+mod timestamp;
+
+pub use batch::{Batch, BatchCounts, BatchOptions, BatchStatus};
+pub use channel::{Pin, PinState};
+pub use credential::{Credential, CredentialState, RetryOverride, SealedSecret, StateReason};
+pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryStatus, Exchange, RemoteRef};
+pub use ids::{AttemptId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId};
+pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
+pub use project::{ApiKey, DedupSettings, Project, Scope};
+pub use timestamp::Timestamp;

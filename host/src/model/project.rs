@@ -1,0 +1,86 @@
+//! Projects and the keys that may act on them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{KeyId, ProjectId, Timestamp};
+
+/// When a second lead with the same content is a duplicate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DedupSettings {
+    #[allow(missing_docs)]
+    pub enabled: bool,
+    /// Seconds for which the first lead is remembered, 1 to 2,592,000 (30 days). Default 3,600.
+    pub ttl_sec: u32,
+}
+
+impl Default for DedupSettings {
+    fn default() -> Self {
+        Self { enabled: true, ttl_sec: 3_600 }
+    }
+}
+
+/// An owner of settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Project {
+    #[allow(missing_docs)]
+    pub id: ProjectId,
+    /// The client's own id of it; unique.
+    pub external_id: String,
+    #[allow(missing_docs)]
+    pub name: String,
+    /// ISO 3166 region in which numbers without a country code are read. Default `RU`.
+    pub default_region: String,
+    /// IANA name. Default `Europe/Moscow`.
+    pub time_zone: String,
+    /// Language of texts made for people. Default `ru`.
+    pub locale: String,
+    #[allow(missing_docs)]
+    pub dedup: DedupSettings,
+    #[allow(missing_docs)]
+    pub created_at: Timestamp,
+    #[allow(missing_docs)]
+    pub updated_at: Timestamp,
+}
+
+/// What a key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+pub enum Scope {
+    /// Send leads.
+    #[serde(rename = "leads:write")]
+    LeadsWrite,
+    /// Read leads, batches and deliveries.
+    #[serde(rename = "leads:read")]
+    LeadsRead,
+    /// Everything inside its project.
+    #[serde(rename = "project:admin")]
+    ProjectAdmin,
+    /// Everything, plugins and keys included.
+    #[serde(rename = "platform:admin")]
+    PlatformAdmin,
+}
+
+/// An API key as stored: only a hash of its text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiKey {
+    #[allow(missing_docs)]
+    pub id: KeyId,
+    #[allow(missing_docs)]
+    pub name: String,
+    /// SHA-256 of the key's text, which has at least 160 random bits.
+    pub hash: [u8; 32],
+    /// The first characters of the text, to recognise it by.
+    pub hint: String,
+    #[allow(missing_docs)]
+    pub scopes: Vec<Scope>,
+    /// The only project it sees; `None` sees all.
+    pub project: Option<ProjectId>,
+    #[allow(missing_docs)]
+    pub created_at: Timestamp,
+    #[allow(missing_docs)]
+    pub expires_at: Option<Timestamp>,
+    #[allow(missing_docs)]
+    pub revoked_at: Option<Timestamp>,
+    #[allow(missing_docs)]
+    pub last_used_at: Option<Timestamp>,
+}

@@ -1,0 +1,486 @@
+//! The store: everything durable, behind one trait whose methods name intentions.
+//!
+//! Nothing outside this module knows SQL. No method keeps a transaction open while it waits for anything but the
+//! database. Every method is held to `tests/it/store_contract.rs`, which runs against each implementation.
+//!
+//! The queue lives here too (`jobs`): a lease is a due time in the future, and `fence`, which grows with every lease,
+//! keeps a late answer from overwriting a newer one.
+
+pub mod sqlite;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::model::{
+    ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, Credential, CredentialId, CredentialState,
+    Delivery, DeliveryId, DeliveryStatus, Exchange, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin, Project, ProjectId, RemoteRef,
+    StateReason, Timestamp,
+};
+
+/// Why the store could not do what was asked. "Not found" is `Ok(None)`.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database did not answer or broke off; the same call may work later.
+    #[error("database unavailable: {0}")]
+    Unavailable(String),
+    /// A unique name is taken.
+    #[error("{what} `{value}` exists already")]
+    Taken {
+        /// Which kind of name, such as `external_id`.
+        what: &'static str,
+        #[allow(missing_docs)]
+        value: String,
+    },
+    /// Someone else wrote it since it was read.
+    #[error("changed since it was read")]
+    Stale,
+    /// More jobs wait than the host is set to hold.
+    #[error("the backlog of {backlog} jobs is at its limit")]
+    Overloaded {
+        #[allow(missing_docs)]
+        backlog: u64,
+    },
+    /// A row that cannot be read, or a statement that cannot work: a defect.
+    #[error("store defect: {0}")]
+    Defect(String),
+}
+
+/// The answer of an earlier request with the same `Idempotency-Key`. `body` is sealed by the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAnswer {
+    /// HTTP status.
+    pub status: u16,
+    #[allow(missing_docs)]
+    pub body: Vec<u8>,
+}
+
+/// An `Idempotency-Key` with the answer to keep, written in the same transaction as the effect.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    /// SHA-256 over API key id, path and key.
+    pub scope: [u8; 32],
+    /// SHA-256 over the request's body.
+    pub body_hash: [u8; 32],
+    #[allow(missing_docs)]
+    pub expires_at: Timestamp,
+}
+
+/// What became of a write that may carry an `Idempotency-Key`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written<T> {
+    /// Done now.
+    New(T),
+    /// The same request was done before: its answer, and nothing was written.
+    Replayed(StoredAnswer),
+    /// The key was used with another body; nothing was written.
+    KeyReused,
+}
+
+/// A lead with everything that one 202 promises.
+pub struct Intake {
+    #[allow(missing_docs)]
+    pub lead: Lead,
+    /// `Accepted`, or `Unrouted` when `deliveries` is empty.
+    pub status: LeadStatus,
+    /// Where duplicates are looked for; `None` accepts any lead. The key is unique within the project until `expires_at`.
+    pub dedup: Option<DedupKey>,
+    #[allow(missing_docs)]
+    pub batch: BatchId,
+    #[allow(missing_docs)]
+    pub options: BatchOptions,
+    #[allow(missing_docs)]
+    pub deliveries: Vec<NewDelivery>,
+    /// Correlation id, kept with the batch and given to every attempt.
+    pub correlation: String,
+    /// The key, and how to make the answer that is kept for it.
+    pub idempotency: Option<(Idempotency, AnswerOf)>,
+}
+
+/// Makes the answer to keep for an accepted (or duplicate) lead; called once inside the transaction.
+pub type AnswerOf = Arc<dyn Fn(&Accepted) -> StoredAnswer + Send + Sync>;
+
+/// What makes two leads the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DedupKey {
+    /// SHA-256 over the normalised content or the external id.
+    pub hash: [u8; 32],
+    #[allow(missing_docs)]
+    pub expires_at: Timestamp,
+}
+
+/// A delivery to be queued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewDelivery {
+    #[allow(missing_docs)]
+    pub id: DeliveryId,
+    #[allow(missing_docs)]
+    pub credential_id: CredentialId,
+    #[allow(missing_docs)]
+    pub channel: String,
+    #[allow(missing_docs)]
+    pub due_at: Timestamp,
+    /// Settings of this send over the credential's config; a JSON object.
+    pub settings: Option<serde_json::Value>,
+}
+
+/// What became of an intake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// Stored and queued.
+    New,
+    /// The same lead is there already; nothing was written.
+    Duplicate {
+        /// The first one.
+        of: LeadId,
+    },
+}
+
+/// How much of one lane may be leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneQuota {
+    #[allow(missing_docs)]
+    pub lane: CredentialId,
+    /// At most so many jobs.
+    pub limit: u32,
+}
+
+/// The right to work on a job until its lease ends; every write about it names this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct JobRef {
+    #[allow(missing_docs)]
+    pub delivery: DeliveryId,
+    /// Grows with every lease.
+    pub fence: i64,
+}
+
+/// A leased job with all that a plugin call needs.
+#[derive(Debug, Clone)]
+pub struct Leased {
+    #[allow(missing_docs)]
+    pub job: JobRef,
+    #[allow(missing_docs)]
+    pub lane: CredentialId,
+    #[allow(missing_docs)]
+    pub batch: BatchId,
+    /// Counted attempts that have ended, lost ones included.
+    pub attempts: u32,
+    /// The lease before this one was never answered: the node died or was too late.
+    pub lost: bool,
+    /// An earlier attempt may have reached the remote side.
+    pub maybe_sent: bool,
+    /// The plugin's last checkpoint.
+    pub memo: Option<String>,
+    /// When it was due.
+    pub due_at: Timestamp,
+    #[allow(missing_docs)]
+    pub lead: Arc<Lead>,
+    #[allow(missing_docs)]
+    pub settings: Option<serde_json::Value>,
+    #[allow(missing_docs)]
+    pub correlation: String,
+}
+
+/// An attempt to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewAttempt {
+    #[allow(missing_docs)]
+    pub id: AttemptId,
+    #[allow(missing_docs)]
+    pub started_at: Timestamp,
+    #[allow(missing_docs)]
+    pub duration_ms: u32,
+    #[allow(missing_docs)]
+    pub outcome: AttemptOutcome,
+    #[allow(missing_docs)]
+    pub counted: bool,
+    #[allow(missing_docs)]
+    pub code: Option<String>,
+    #[allow(missing_docs)]
+    pub message: Option<String>,
+    #[allow(missing_docs)]
+    pub exchanges: Vec<Exchange>,
+    /// `channel@version`.
+    pub plugin: String,
+    #[allow(missing_docs)]
+    pub correlation: String,
+    #[allow(missing_docs)]
+    pub node: String,
+}
+
+/// What follows an attempt; made by `policy::retry::next` alone.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// The delivery ends in this terminal status.
+    End {
+        #[allow(missing_docs)]
+        status: DeliveryStatus,
+        #[allow(missing_docs)]
+        refs: Vec<RemoteRef>,
+        #[allow(missing_docs)]
+        url: Option<String>,
+    },
+    /// It is queued again.
+    Again {
+        #[allow(missing_docs)]
+        due_at: Timestamp,
+        /// Counted attempts so far.
+        attempts: u32,
+        /// What the next attempt is told.
+        maybe_sent: bool,
+    },
+}
+
+/// One finished lease.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finish {
+    #[allow(missing_docs)]
+    pub job: JobRef,
+    /// Attempts to write (a lost one found at the lease, then the call's own), in order.
+    pub attempts: Vec<NewAttempt>,
+    /// Kept on the delivery: code and message of the last refusal.
+    pub last: Option<(String, String)>,
+    #[allow(missing_docs)]
+    pub next: Next,
+    #[allow(missing_docs)]
+    pub now: Timestamp,
+}
+
+/// What a finish, cancel or retry changed beyond its own delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// The batch, with its new status.
+    pub batch: BatchId,
+    #[allow(missing_docs)]
+    pub lead: LeadId,
+    /// Set when this very write ended the batch: exactly once for each time it ends.
+    pub ended: Option<BatchStatus>,
+}
+
+/// A lane with jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneDue {
+    #[allow(missing_docs)]
+    pub lane: CredentialId,
+    /// The earliest due time in it.
+    pub due_at: Timestamp,
+}
+
+/// Which rows a list shows, newest first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListQuery {
+    /// `None`: of every project (platform keys).
+    pub project: Option<ProjectId>,
+    /// Status in its JSON spelling.
+    pub status: Option<String>,
+    #[allow(missing_docs)]
+    pub channel: Option<String>,
+    #[allow(missing_docs)]
+    pub created_after: Option<Timestamp>,
+    #[allow(missing_docs)]
+    pub created_before: Option<Timestamp>,
+    /// Rows strictly older than this id.
+    pub before: Option<uuid::Uuid>,
+    /// 1 to 200.
+    pub limit: u32,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    #[allow(missing_docs)]
+    pub items: Vec<T>,
+    /// More rows follow the last item.
+    pub has_more: bool,
+}
+
+/// A value of a plugin's small state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvEntry {
+    #[allow(missing_docs)]
+    pub value: Vec<u8>,
+    /// Grows by one with every write of the key.
+    pub version: i64,
+}
+
+/// Whether a kv write was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvWritten {
+    /// Done.
+    Stored,
+    /// `expected` did not match.
+    Mismatch,
+    /// The credential's quota of bytes is used up.
+    Quota,
+}
+
+/// A write of a plugin's small state.
+#[derive(Debug, Clone)]
+pub struct KvWrite {
+    #[allow(missing_docs)]
+    pub credential: CredentialId,
+    #[allow(missing_docs)]
+    pub key: String,
+    #[allow(missing_docs)]
+    pub value: Vec<u8>,
+    #[allow(missing_docs)]
+    pub expires_at: Option<Timestamp>,
+    /// `None`: write whatever is there. `Some(None)`: only when there is nothing. `Some(Some(v))`: only over version `v`.
+    pub expected: Option<Option<i64>>,
+    /// Bytes of keys and values that the credential may hold.
+    pub quota_bytes: u64,
+    #[allow(missing_docs)]
+    pub now: Timestamp,
+}
+
+/// How many expired rows a prune removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    #[allow(missing_docs)]
+    pub dedup: u64,
+    #[allow(missing_docs)]
+    pub idempotency: u64,
+    #[allow(missing_docs)]
+    pub kv: u64,
+}
+
+/// Everything durable. All writes are durable when their future resolves: they survive a power cut.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The database answers and its schema is the one this binary knows.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Jobs that are not finished. Kept in memory, so it may be asked at every request.
+    fn backlog(&self) -> u64;
+
+    // ---- intake and the queue
+
+    /// Writes the idempotency record, dedup record, lead, batch, deliveries and jobs in one transaction, shared with its
+    /// neighbours. [`StoreError::Overloaded`] past the backlog limit given at opening.
+    async fn accept(&self, intake: Intake) -> Result<Written<Accepted>, StoreError>;
+
+    /// Leases due jobs of the named lanes until `until`: earliest due first within a lane, at most each lane's limit.
+    async fn lease(&self, lanes: &[LaneQuota], now: Timestamp, until: Timestamp) -> Result<Vec<Leased>, StoreError>;
+
+    /// Writes attempts and next states; several calls share a transaction. For each entry, in order: what changed, or
+    /// `None` when the lease was lost to another (nothing was written for it). When a delivery ends as failed in a batch
+    /// with `allow_failures = false`, its siblings that are queued and have no lease end as cancelled in the same transaction.
+    async fn finish(&self, finished: Vec<Finish>) -> Result<Vec<Option<Changed>>, StoreError>;
+
+    /// Gives leases back as if they had never been taken: due now, attempts and flags as before. Lost leases are ignored.
+    async fn release(&self, jobs: &[JobRef], due_at: Timestamp) -> Result<(), StoreError>;
+
+    /// Stores the plugin's note for the next attempt. `false`: the lease was lost.
+    async fn checkpoint(&self, job: JobRef, memo: &str) -> Result<bool, StoreError>;
+
+    /// Moves the end of the leases that still stand.
+    async fn extend_lease(&self, jobs: &[JobRef], until: Timestamp) -> Result<(), StoreError>;
+
+    /// Every lane that has jobs, with its earliest due time.
+    async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError>;
+
+    /// Queues a failed, in-doubt or cancelled delivery again: due at `now`, attempts from 0, its batch pending again.
+    /// `None`: no such delivery, or not in such a state.
+    async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError>;
+
+    /// Ends a queued delivery as cancelled. `None`: no such delivery, or it is being sent or has ended.
+    async fn cancel_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError>;
+
+    /// Cancels every delivery of the batch that is queued and not being sent. The count of those cancelled.
+    async fn cancel_batch(&self, id: BatchId, now: Timestamp) -> Result<Option<(u32, Changed)>, StoreError>;
+
+    // ---- reading what became of leads
+
+    #[allow(missing_docs)]
+    async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError>;
+    /// The newest lead of the project with this id of the client's.
+    async fn lead_by_external_id(&self, project: ProjectId, external_id: &str) -> Result<Option<LeadRecord>, StoreError>;
+    /// `ListQuery::channel` does not apply.
+    async fn leads(&self, query: &ListQuery) -> Result<Page<LeadRecord>, StoreError>;
+    #[allow(missing_docs)]
+    async fn batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError>;
+    /// Newest first.
+    async fn batches_of_lead(&self, lead: LeadId) -> Result<Vec<Batch>, StoreError>;
+    #[allow(missing_docs)]
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError>;
+    /// In the order in which they were asked for.
+    async fn deliveries_of_batch(&self, batch: BatchId) -> Result<Vec<Delivery>, StoreError>;
+    #[allow(missing_docs)]
+    async fn deliveries(&self, query: &ListQuery) -> Result<Page<Delivery>, StoreError>;
+    /// By number.
+    async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError>;
+
+    // ---- projects, keys, credentials
+
+    /// [`StoreError::Taken`] when the external id is used.
+    async fn create_project(&self, project: &Project, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError>;
+    /// Replaces all but id, external id and creation time. `false`: no such project.
+    async fn update_project(&self, project: &Project) -> Result<bool, StoreError>;
+    #[allow(missing_docs)]
+    async fn project(&self, id: ProjectId) -> Result<Option<Project>, StoreError>;
+    #[allow(missing_docs)]
+    async fn project_by_external_id(&self, external_id: &str) -> Result<Option<Project>, StoreError>;
+    /// By id, oldest first, `after` excluded.
+    async fn projects(&self, after: Option<ProjectId>, limit: u32) -> Result<Page<Project>, StoreError>;
+
+    #[allow(missing_docs)]
+    async fn create_key(&self, key: &ApiKey, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError>;
+    /// Also revoked and expired ones.
+    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError>;
+    #[allow(missing_docs)]
+    async fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError>;
+    /// By id, oldest first, `after` excluded; of one project, or of all.
+    async fn keys(&self, project: Option<ProjectId>, after: Option<KeyId>, limit: u32) -> Result<Page<ApiKey>, StoreError>;
+    /// `false`: no such key, or revoked before.
+    async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool, StoreError>;
+    /// Notes the last use of several keys.
+    async fn touch_keys(&self, used: &BTreeMap<KeyId, Timestamp>) -> Result<(), StoreError>;
+
+    #[allow(missing_docs)]
+    async fn create_credential(
+        &self,
+        credential: &Credential,
+        keep: Option<(Idempotency, StoredAnswer)>,
+    ) -> Result<Written<()>, StoreError>;
+    /// Writes over `credential.version`; the stored one becomes that plus one. [`StoreError::Stale`] when another write came first.
+    async fn update_credential(&self, credential: &Credential) -> Result<(), StoreError>;
+    /// Deletes it with its kv state; what is queued for it ends as cancelled. `None`: no such credential.
+    async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError>;
+    #[allow(missing_docs)]
+    async fn credential(&self, id: CredentialId) -> Result<Option<Credential>, StoreError>;
+    /// All of a project, by id.
+    async fn credentials(&self, project: ProjectId) -> Result<Vec<Credential>, StoreError>;
+    /// Writes the host's word on it. `false`: no such credential. Does not change `version`.
+    async fn set_credential_state(
+        &self,
+        id: CredentialId,
+        state: CredentialState,
+        reason: Option<StateReason>,
+        since: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    // ---- plugins' small state, plugin versions, chores
+
+    /// Expired entries are absent.
+    async fn kv_get(&self, credential: CredentialId, key: &str, now: Timestamp) -> Result<Option<KvEntry>, StoreError>;
+    #[allow(missing_docs)]
+    async fn kv_write(&self, write: KvWrite) -> Result<KvWritten, StoreError>;
+    #[allow(missing_docs)]
+    async fn kv_delete(&self, credential: CredentialId, key: &str) -> Result<(), StoreError>;
+
+    #[allow(missing_docs)]
+    async fn pins(&self) -> Result<Vec<Pin>, StoreError>;
+    /// Writes the pin of `(channel, version)`; an `Active` one replaces the channel's other active pin.
+    async fn set_pin(&self, pin: &Pin) -> Result<(), StoreError>;
+    /// Forgets it.
+    async fn clear_pin(&self, channel: &str, version: &str) -> Result<(), StoreError>;
+
+    /// The answer kept for a key, if the same request was done before.
+    async fn idempotent(&self, key: &Idempotency, now: Timestamp) -> Result<Option<Written<()>>, StoreError>;
+    /// Keeps an answer for a request without an effect in the store.
+    async fn keep_answer(&self, key: &Idempotency, answer: &StoredAnswer, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Removes expired dedup, idempotency and kv rows, at most `limit` of each.
+    async fn prune(&self, now: Timestamp, limit: u32) -> Result<Pruned, StoreError>;
+}

@@ -1,0 +1,1 @@
+//! Fake remote services that misbehave on demand.
