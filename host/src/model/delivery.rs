@@ -25,6 +25,21 @@ pub enum DeliveryStatus {
 }
 
 impl DeliveryStatus {
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Delivered => "delivered",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::InDoubt => "in_doubt",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl DeliveryStatus {
     /// No more attempts follow by themselves.
     pub const fn is_terminal(self) -> bool {
         !matches!(self, Self::Queued | Self::Sending)
@@ -97,6 +112,21 @@ pub enum AttemptOutcome {
     Lost,
 }
 
+impl AttemptOutcome {
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Duplicate => "duplicate",
+            Self::Skipped => "skipped",
+            Self::Retry => "retry",
+            Self::Rejected => "rejected",
+            Self::Released => "released",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// One request of a plugin and its answer, masked and capped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Exchange {
@@ -143,4 +173,21 @@ pub struct Attempt {
     pub correlation: String,
     /// The node that made the call.
     pub node: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_api() {
+        use AttemptOutcome as A;
+        use DeliveryStatus as D;
+        for status in [D::Queued, D::Sending, D::Delivered, D::Skipped, D::Failed, D::InDoubt, D::Cancelled] {
+            assert_eq!(serde_json::json!(status), status.name());
+        }
+        for outcome in [A::Delivered, A::Duplicate, A::Skipped, A::Retry, A::Rejected, A::Released, A::Lost] {
+            assert_eq!(serde_json::json!(outcome), outcome.name());
+        }
+    }
 }
