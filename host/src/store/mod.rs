@@ -13,14 +13,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use crate::policy::retry::Next;
+
 use crate::model::{
     ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, Credential, CredentialId, CredentialState,
-    Delivery, DeliveryId, DeliveryStatus, Exchange, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin, Project, ProjectId, RemoteRef,
-    StateReason, Timestamp,
+    Delivery, DeliveryId, Exchange, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin, Project, ProjectId, StateReason, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database did not answer or broke off; the same call may work later.
     #[error("database unavailable: {0}")]
@@ -166,8 +167,8 @@ pub struct Leased {
     pub batch: BatchId,
     /// Counted attempts that have ended, lost ones included.
     pub attempts: u32,
-    /// The lease before this one was never answered: the node died or was too late.
-    pub lost: bool,
+    /// How many leases before this one were never answered (the node died or was too late) and have no attempt written yet.
+    pub lost: u32,
     /// An earlier attempt may have reached the remote side.
     pub maybe_sent: bool,
     /// The plugin's last checkpoint.
@@ -207,29 +208,6 @@ pub struct NewAttempt {
     pub correlation: String,
     #[allow(missing_docs)]
     pub node: String,
-}
-
-/// What follows an attempt; made by `policy::retry::next` alone.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Next {
-    /// The delivery ends in this terminal status.
-    End {
-        #[allow(missing_docs)]
-        status: DeliveryStatus,
-        #[allow(missing_docs)]
-        refs: Vec<RemoteRef>,
-        #[allow(missing_docs)]
-        url: Option<String>,
-    },
-    /// It is queued again.
-    Again {
-        #[allow(missing_docs)]
-        due_at: Timestamp,
-        /// Counted attempts so far.
-        attempts: u32,
-        /// What the next attempt is told.
-        maybe_sent: bool,
-    },
 }
 
 /// One finished lease.

@@ -1,1 +1,377 @@
-//! The SQLite store.
+//! The SQLite store: one file, one process, one connection that writes.
+//!
+//! All writes go to the writer's task ([`writer`]), which does what waits in one transaction; reads run beside it on
+//! connections that cannot write. Rows travel many at a time ([`pack`]). Start at [`SqliteStore::open`].
+
+mod accept;
+mod admin;
+mod answers;
+mod book;
+mod credentials;
+mod error;
+mod finish;
+#[cfg(test)]
+mod full;
+mod kv;
+mod lead_cache;
+mod lease;
+mod open;
+mod pack;
+#[cfg(test)]
+mod plans;
+mod read;
+mod settle;
+mod words;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use serde::Serialize;
+use sqlx::{Row, SqlitePool};
+
+use self::accept::Accepting;
+use super::{
+    Accepted, Changed, Finish, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page,
+    Pruned, Store, StoreError, StoredAnswer, Written,
+};
+use crate::model::{
+    ApiKey, Attempt, Batch, BatchId, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId, LeadRecord, Pin,
+    Project, ProjectId, StateReason, Timestamp,
+};
+
+/// Settings of a store.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Jobs past which intake answers [`StoreError::Overloaded`].
+    pub max_backlog: u64,
+    /// Connections for reads.
+    pub readers: u32,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { max_backlog: 1_000_000, readers: 4 }
+    }
+}
+
+/// Everything durable in one SQLite file.
+pub struct SqliteStore {
+    writer: writer::Handle,
+    task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    readers: SqlitePool,
+    backlog: Arc<AtomicU64>,
+}
+
+impl SqliteStore {
+    /// Opens the file, making it and bringing its schema up to date where needed. Refused while another process has it.
+    pub async fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        open::open(path, options).await
+    }
+
+    /// Ends the writer once everything it was asked is done, and lets the file go. Later calls find the store closed.
+    pub async fn close(&self) {
+        self.writer.stop();
+        // Readers first: the last to leave brings the write-ahead log home, and only the writer can.
+        self.readers.close().await;
+        if let Some(task) = self.task.lock().await.take() {
+            // A panic was reported when it happened.
+            let _ = task.await;
+        }
+    }
+}
+
+/// JSON for a column.
+fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Defect(format!("a column cannot be written: {error}")))
+}
+
+/// Does `$work` in the writer's next turn. The arguments are shared with it, since it may be done twice: in a turn that
+/// fails, and then alone.
+macro_rules! write {
+    ($self:ident, $tx:ident, [$($arg:ident),*], $work:expr) => {{
+        let shared = Arc::new(($($arg,)*));
+        $self
+            .writer
+            .write(move |$tx| {
+                let shared = Arc::clone(&shared);
+                Box::pin(async move {
+                    let ($($arg,)*) = &*shared;
+                    $work.await
+                })
+            })
+            .await
+    }};
+}
+
+/// Deliveries of a deleted credential that are cancelled in one turn, so that others need not wait long.
+const CANCEL_SLICE: u32 = 500;
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        if self.writer.is_closed() {
+            return Err(StoreError::Unavailable("the store is closed".to_owned()));
+        }
+        let row = sqlx::query("select max(version) from _sqlx_migrations where success").fetch_one(&self.readers).await?;
+        let (found, known) = (row.try_get::<i64, _>(0)?, open::MIGRATIONS.iter().map(|migration| migration.version).max());
+        if Some(found) == known { Ok(()) } else { Err(StoreError::Defect(format!("the schema is {found}, this binary knows {known:?}"))) }
+    }
+
+    fn backlog(&self) -> u64 {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    async fn accept(&self, intake: Intake) -> Result<Written<Accepted>, StoreError> {
+        self.writer.accept(Accepting::new(intake)?).await
+    }
+
+    async fn lease(&self, lanes: &[LaneQuota], now: Timestamp, until: Timestamp) -> Result<Vec<Leased>, StoreError> {
+        if lanes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lanes = lanes.to_vec();
+        write!(self, tx, [lanes, now, until], lease::lease(tx, lanes, *now, *until))
+    }
+
+    async fn finish(&self, finished: Vec<Finish>) -> Result<Vec<Option<Changed>>, StoreError> {
+        if finished.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.writer.finish(finished).await
+    }
+
+    async fn release(&self, jobs: &[JobRef], due_at: Timestamp) -> Result<(), StoreError> {
+        let jobs = jobs.to_vec();
+        write!(self, tx, [jobs, due_at], lease::release(tx, jobs, *due_at))
+    }
+
+    async fn checkpoint(&self, job: JobRef, memo: &str) -> Result<bool, StoreError> {
+        let memo = memo.to_owned();
+        write!(self, tx, [job, memo], lease::checkpoint(tx, *job, memo))
+    }
+
+    async fn extend_lease(&self, jobs: &[JobRef], until: Timestamp) -> Result<(), StoreError> {
+        let jobs = jobs.to_vec();
+        write!(self, tx, [jobs, until], lease::extend(tx, jobs, *until))
+    }
+
+    async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError> {
+        lease::lanes(&self.readers).await
+    }
+
+    async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
+        write!(self, tx, [id, now], finish::retry_delivery(tx, *id, *now))
+    }
+
+    async fn cancel_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
+        write!(self, tx, [id, now], finish::cancel_delivery(tx, *id, *now))
+    }
+
+    async fn cancel_batch(&self, id: BatchId, now: Timestamp) -> Result<Option<(u32, Changed)>, StoreError> {
+        write!(self, tx, [id, now], finish::cancel_batch(tx, *id, *now))
+    }
+
+    async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {
+        read::lead(&self.readers, id).await
+    }
+
+    async fn lead_by_external_id(&self, project: ProjectId, external_id: &str) -> Result<Option<LeadRecord>, StoreError> {
+        read::lead_by_external_id(&self.readers, project, external_id).await
+    }
+
+    async fn leads(&self, query: &ListQuery) -> Result<Page<LeadRecord>, StoreError> {
+        read::leads(&self.readers, query).await
+    }
+
+    async fn batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError> {
+        read::batch(&self.readers, id).await
+    }
+
+    async fn batches_of_lead(&self, lead: LeadId) -> Result<Vec<Batch>, StoreError> {
+        read::batches_of_lead(&self.readers, lead).await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
+        read::delivery(&self.readers, id).await
+    }
+
+    async fn deliveries_of_batch(&self, batch: BatchId) -> Result<Vec<Delivery>, StoreError> {
+        read::deliveries_of_batch(&self.readers, batch).await
+    }
+
+    async fn deliveries(&self, query: &ListQuery) -> Result<Page<Delivery>, StoreError> {
+        read::deliveries(&self.readers, query).await
+    }
+
+    async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
+        read::attempts(&self.readers, delivery).await
+    }
+
+    async fn create_project(&self, project: &Project, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {
+        let project = project.clone();
+        write!(self, tx, [project, keep], admin::create_project(tx, project, keep))
+    }
+
+    async fn update_project(&self, project: &Project) -> Result<bool, StoreError> {
+        let project = project.clone();
+        write!(self, tx, [project], admin::update_project(tx, project))
+    }
+
+    async fn project(&self, id: ProjectId) -> Result<Option<Project>, StoreError> {
+        admin::project(&self.readers, id).await
+    }
+
+    async fn project_by_external_id(&self, external_id: &str) -> Result<Option<Project>, StoreError> {
+        admin::project_by_external_id(&self.readers, external_id).await
+    }
+
+    async fn projects(&self, after: Option<ProjectId>, limit: u32) -> Result<Page<Project>, StoreError> {
+        admin::projects(&self.readers, after, limit).await
+    }
+
+    async fn create_key(&self, key: &ApiKey, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {
+        let key = key.clone();
+        write!(self, tx, [key, keep], admin::create_key(tx, key, keep))
+    }
+
+    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        admin::key_by_hash(&self.readers, hash).await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+        admin::key(&self.readers, id).await
+    }
+
+    async fn keys(&self, project: Option<ProjectId>, after: Option<KeyId>, limit: u32) -> Result<Page<ApiKey>, StoreError> {
+        admin::keys(&self.readers, project, after, limit).await
+    }
+
+    async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool, StoreError> {
+        write!(self, tx, [id, now], admin::revoke_key(tx, *id, *now))
+    }
+
+    async fn touch_keys(&self, used: &BTreeMap<KeyId, Timestamp>) -> Result<(), StoreError> {
+        let used = used.clone();
+        write!(self, tx, [used], admin::touch_keys(tx, used))
+    }
+
+    async fn create_credential(
+        &self,
+        credential: &Credential,
+        keep: Option<(Idempotency, StoredAnswer)>,
+    ) -> Result<Written<()>, StoreError> {
+        let credential = credential.clone();
+        write!(self, tx, [credential, keep], credentials::create(tx, credential, keep))
+    }
+
+    async fn update_credential(&self, credential: &Credential) -> Result<(), StoreError> {
+        let credential = credential.clone();
+        write!(self, tx, [credential], credentials::update(tx, credential))
+    }
+
+    /// A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it is still
+    /// there, to be deleted again.
+    async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError> {
+        let mut all = BTreeMap::new();
+        loop {
+            let slice = write!(self, tx, [id, now], delete_credential_slice(tx, *id, *now))?;
+            let Some((gone, changed)) = slice else { return Ok(None) };
+            for change in changed {
+                // A batch ends at most once here, in whichever slice.
+                let kept = all.entry(change.batch).or_insert_with(|| change.clone());
+                kept.ended = kept.ended.or(change.ended);
+            }
+            if gone {
+                return Ok(Some(all.into_values().collect()));
+            }
+        }
+    }
+
+    async fn credential(&self, id: CredentialId) -> Result<Option<Credential>, StoreError> {
+        credentials::credential(&self.readers, id).await
+    }
+
+    async fn credentials(&self, project: ProjectId) -> Result<Vec<Credential>, StoreError> {
+        credentials::credentials(&self.readers, project).await
+    }
+
+    async fn set_credential_state(
+        &self,
+        id: CredentialId,
+        state: CredentialState,
+        reason: Option<StateReason>,
+        since: Timestamp,
+    ) -> Result<bool, StoreError> {
+        write!(self, tx, [id, state, reason, since], credentials::set_state(tx, *id, *state, reason.as_ref(), *since))
+    }
+
+    async fn kv_get(&self, credential: CredentialId, key: &str, now: Timestamp) -> Result<Option<KvEntry>, StoreError> {
+        kv::get(&self.readers, credential, key, now).await
+    }
+
+    async fn kv_write(&self, write: KvWrite) -> Result<KvWritten, StoreError> {
+        write!(self, tx, [write], kv::write(tx, write))
+    }
+
+    async fn kv_delete(&self, credential: CredentialId, key: &str) -> Result<(), StoreError> {
+        let key = key.to_owned();
+        write!(self, tx, [credential, key], kv::delete(tx, *credential, key))
+    }
+
+    async fn pins(&self) -> Result<Vec<Pin>, StoreError> {
+        kv::pins(&self.readers).await
+    }
+
+    async fn set_pin(&self, pin: &Pin) -> Result<(), StoreError> {
+        let pin = pin.clone();
+        write!(self, tx, [pin], kv::set_pin(tx, pin))
+    }
+
+    async fn clear_pin(&self, channel: &str, version: &str) -> Result<(), StoreError> {
+        let (channel, version) = (channel.to_owned(), version.to_owned());
+        write!(self, tx, [channel, version], kv::clear_pin(tx, channel, version))
+    }
+
+    async fn idempotent(&self, key: &Idempotency, now: Timestamp) -> Result<Option<Written<()>>, StoreError> {
+        let mut conn = self.readers.acquire().await?;
+        answers::lookup(&mut conn, key, now).await
+    }
+
+    /// A living answer stays: the first one given is the one to repeat.
+    async fn keep_answer(&self, key: &Idempotency, answer: &StoredAnswer, now: Timestamp) -> Result<(), StoreError> {
+        let kept = Some((key.clone(), answer.clone()));
+        write!(self, tx, [kept, now], keep_answer(tx, kept, *now))
+    }
+
+    async fn prune(&self, now: Timestamp, limit: u32) -> Result<Pruned, StoreError> {
+        write!(self, tx, [now, limit], kv::prune(tx, *now, *limit))
+    }
+}
+
+async fn keep_answer(tx: &mut writer::Tx, kept: &admin::Keep, now: Timestamp) -> Result<(), StoreError> {
+    match answers::before::<()>(tx, kept.as_ref(), now).await? {
+        Some(_) => Ok(()),
+        None => answers::after(tx, kept.as_ref()).await,
+    }
+}
+
+/// `None`: no such credential. Else whether it is gone, and what changed.
+async fn delete_credential_slice(
+    tx: &mut writer::Tx,
+    id: CredentialId,
+    now: Timestamp,
+) -> Result<Option<(bool, Vec<Changed>)>, StoreError> {
+    if !credentials::exists(tx, id).await? {
+        return Ok(None);
+    }
+    let (count, changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE).await?;
+    let gone = count < CANCEL_SLICE;
+    if gone {
+        credentials::delete(tx, id).await?;
+    }
+    Ok(Some((gone, changed)))
+}
