@@ -274,6 +274,10 @@ pub struct Limits {
     pub requests_per_call: u32,
     /// Request and response bodies, up to 10 MiB. Default 1 MiB.
     pub body_bytes: u32,
+    /// The status of an answer is all that matters: one whose body is too large, too slow or breaks off is handed over
+    /// without its body, instead of a failure. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub status_alone: bool,
 }
 
 impl Default for Limits {
@@ -287,6 +291,7 @@ impl Default for Limits {
             memory_mb: 64,
             requests_per_call: 100,
             body_bytes: 1 << 20,
+            status_alone: false,
         }
     }
 }
@@ -334,4 +339,37 @@ pub struct MailSection {
     pub password: String,
     /// The address in `From` and in the envelope.
     pub from: String,
+}
+
+impl Provides {
+    /// Every one there is.
+    pub const ALL: [Self; 4] = [Self::Outbound, Self::Inbound, Self::Sync, Self::Lookup];
+
+    /// The interface's name in the contract.
+    pub const fn interface(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::Sync => "sync",
+            Self::Lookup => "lookup",
+        }
+    }
+}
+
+impl Uses {
+    /// Every one there is.
+    pub const ALL: [Self; 7] = [Self::Http, Self::Secrets, Self::SecretsReveal, Self::Kv, Self::Mail, Self::Template, Self::Wasi];
+
+    /// The interface's name in the contract.
+    pub const fn interface(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Secrets => "secrets",
+            Self::SecretsReveal => "secrets-reveal",
+            Self::Kv => "kv",
+            Self::Mail => "mail",
+            Self::Template => "template",
+            Self::Wasi => "wasi",
+        }
+    }
 }

@@ -1,0 +1,137 @@
+//! A plugin's config schema (JSON Schema 2020-12): checking what an admin enters, and filling in defaults.
+
+use serde_json::{Map, Value};
+
+use super::registry::FieldProblem;
+
+/// A compiled config schema.
+pub struct ConfigSchema {
+    schema: Value,
+    validator: jsonschema::Validator,
+}
+
+impl ConfigSchema {
+    /// Compiles it. The error says what is wrong, for the plugin's author.
+    pub fn new(schema: &Value) -> Result<Self, String> {
+        if schema.get("type").and_then(Value::as_str) != Some("object") {
+            return Err("the config schema must describe an object (`\"type\": \"object\"`)".into());
+        }
+        let validator = jsonschema::draft202012::options()
+            .should_validate_formats(true)
+            // Time in proportion to the text, whatever the pattern: it is the plugin's, and the text is an admin's.
+            .with_pattern_options(jsonschema::PatternOptions::regex())
+            .build(schema)
+            .map_err(|e| format!("the config schema is not valid JSON Schema 2020-12: {e}"))?;
+        Ok(Self { schema: schema.clone(), validator })
+    }
+
+    /// The config with defaults filled in, or everything that is wrong with it. Messages never repeat the values.
+    pub fn check(&self, config: &Map<String, Value>) -> Result<Map<String, Value>, Vec<FieldProblem>> {
+        let mut whole = config.clone();
+        fill_defaults(&self.schema, &mut whole);
+        let value = Value::Object(whole);
+        let problems: Vec<FieldProblem> = self.validator.iter_errors(&value).map(|error| problem(&error)).collect();
+        match value {
+            Value::Object(whole) if problems.is_empty() => Ok(whole),
+            _ => Err(problems),
+        }
+    }
+
+    /// Whether the property `name` exists.
+    pub fn has(&self, name: &str) -> bool {
+        self.property(name).is_some()
+    }
+
+    /// Whether the property holds a whole URL that the admin chooses (`"x-address": true`).
+    pub fn is_address(&self, name: &str) -> bool {
+        self.property(name).and_then(|p| p.get("x-address")).and_then(Value::as_bool) == Some(true)
+    }
+
+    fn property(&self, name: &str) -> Option<&Value> {
+        self.schema.get("properties")?.get(name)
+    }
+}
+
+fn fill_defaults(schema: &Value, config: &mut Map<String, Value>) {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
+    for (name, property) in properties {
+        match config.get_mut(name) {
+            None => {
+                if let Some(default) = property.get("default") {
+                    config.insert(name.clone(), default.clone());
+                }
+            }
+            Some(Value::Object(inner)) => fill_defaults(property, inner),
+            Some(_) => {}
+        }
+    }
+}
+
+fn problem(error: &jsonschema::ValidationError<'_>) -> FieldProblem {
+    use jsonschema::error::ValidationErrorKind as Kind;
+    let mut pointer = format!("/config{}", error.instance_path().as_str());
+    let code = match error.kind() {
+        Kind::Required { property } => {
+            pointer = format!("{pointer}/{}", property.as_str().unwrap_or_default());
+            "required"
+        }
+        Kind::AdditionalProperties { unexpected } => {
+            if let Some(first) = unexpected.first() {
+                pointer = format!("{pointer}/{first}");
+            }
+            "unknown_field"
+        }
+        Kind::Type { .. } => "wrong_type",
+        _ => "invalid",
+    };
+    let detail = match code {
+        "required" => "this setting is required".to_owned(),
+        "unknown_field" => "the channel has no such setting".to_owned(),
+        _ => error.masked_with("the value").to_string(),
+    };
+    FieldProblem { pointer, code, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schema() -> ConfigSchema {
+        ConfigSchema::new(&json!({
+            "type": "object", "additionalProperties": false, "required": ["chat_id"],
+            "properties": {
+                "chat_id": {"type": ["string", "integer"]},
+                "silent": {"type": "boolean", "default": false},
+                "url": {"type": "string", "format": "uri", "x-address": true}
+            }
+        }))
+        .unwrap()
+    }
+
+    fn problems(config: Value) -> Vec<(String, &'static str)> {
+        let Value::Object(config) = config else { panic!() };
+        schema().check(&config).unwrap_err().into_iter().map(|p| (p.pointer, p.code)).collect()
+    }
+
+    #[test]
+    fn fills_in_defaults() {
+        let Value::Object(config) = json!({"chat_id": 5}) else { panic!() };
+        assert_eq!(Value::Object(schema().check(&config).unwrap()), json!({"chat_id": 5, "silent": false}));
+    }
+
+    #[test]
+    fn names_each_field_that_is_wrong() {
+        assert_eq!(problems(json!({})), [("/config/chat_id".into(), "required")]);
+        assert_eq!(problems(json!({"chat_id": 1, "chatid": 2})), [("/config/chatid".into(), "unknown_field")]);
+        assert_eq!(problems(json!({"chat_id": true})), [("/config/chat_id".into(), "wrong_type")]);
+        assert_eq!(problems(json!({"chat_id": 1, "url": "not a url"})), [("/config/url".into(), "invalid")]);
+    }
+
+    #[test]
+    fn does_not_repeat_what_was_entered() {
+        let Value::Object(config) = json!({"chat_id": 1, "url": "hunter2 hunter2"}) else { panic!() };
+        let problems = schema().check(&config).unwrap_err();
+        assert!(!problems[0].detail.contains("hunter2"), "{}", problems[0].detail);
+    }
+}
