@@ -1,0 +1,373 @@
+//! The loop that leases: which lanes are ready, how much each may take, and what a call's end means for its lane.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{Queue, Standing};
+use super::ready::{self, Parked, Prepared, Ready};
+use super::worker::{self, CallEnded};
+use super::{LaneState, Message, Shared, lock};
+use crate::model::{CredentialId, CredentialState, DeliveryStatus, StateReason, Timestamp};
+use crate::policy::breaker::{Pause, Signal};
+use crate::policy::outcome::Refusal;
+use crate::store::{Finish, JobRef, LaneQuota, Leased, Next, StoreError};
+
+/// Lanes that one lease statement serves.
+const LANES_PER_LEASE: usize = 64;
+/// Jobs of one lane in one lease statement.
+const JOBS_PER_LANE: u32 = 500;
+/// Pause after the store failed.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Works until `stop`; returns when the calls in flight have ended.
+pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut plugins = shared.deps.registry.changes();
+    let mut dispatcher =
+        Dispatcher { queue: Queue::default(), calls: JoinSet::new(), next_sweep: shared.deps.clock.now(), shared: &shared };
+    loop {
+        if plugins.has_changed().unwrap_or(false) {
+            plugins.mark_unchanged();
+            dispatcher.queue.unread_all(shared.deps.clock.now());
+        }
+        let next = dispatcher.turn().await;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = shared.wake.notified() => {}
+            () = shared.deps.clock.sleep_until(next) => {}
+            Some(ended) = dispatcher.calls.join_next(), if !dispatcher.calls.is_empty() => dispatcher.joined(ended),
+            Ok(()) = plugins.changed() => plugins.mark_changed(),
+        }
+    }
+    // What ends from here on is written by its own call; nobody leases any more.
+    while dispatcher.calls.join_next().await.is_some() {}
+}
+
+struct Dispatcher<'a> {
+    shared: &'a Arc<Shared>,
+    queue: Queue,
+    calls: JoinSet<()>,
+    next_sweep: Timestamp,
+}
+
+impl Dispatcher<'_> {
+    fn now(&self) -> Timestamp {
+        self.shared.deps.clock.now()
+    }
+
+    fn joined(&self, ended: Result<(), tokio::task::JoinError>) {
+        // A worker reports its end by a message; a panic in it is a defect, and its lane would wait for ever.
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            tracing::error!(%error, "a worker failed; its deliveries are tried again when their lease ends");
+        }
+    }
+
+    /// Takes in what happened, leases what is ready, and says when to look again.
+    async fn turn(&mut self) -> Timestamp {
+        self.take_in().await;
+        if self.now() >= self.next_sweep {
+            self.sweep().await;
+        }
+        let more = self.lease_ready().await;
+        let now = self.now();
+        if let Err(error) = more {
+            tracing::error!(%error, "nothing could be leased; trying again");
+            return now.plus(STORE_PAUSE);
+        }
+        let next_lane = if self.capacity() == 0 { None } else { self.queue.next_at() };
+        self.mark_idle(next_lane, now);
+        next_lane.map_or(self.next_sweep, |at| at.min(self.next_sweep))
+    }
+
+    fn mark_idle(&self, next_lane: Option<Timestamp>, now: Timestamp) {
+        let inbox = lock(&self.shared.inbox);
+        let idle = inbox.is_empty() && self.calls.is_empty() && next_lane.is_none_or(|at| at > now);
+        self.shared.idle.send_if_modified(|was| std::mem::replace(was, idle) != idle);
+    }
+
+    fn capacity(&self) -> u32 {
+        let running = u32::try_from(self.calls.len()).unwrap_or(u32::MAX);
+        self.shared.deps.config.max_calls.saturating_sub(running)
+    }
+
+    async fn take_in(&mut self) {
+        while let Some(ended) = self.calls.try_join_next() {
+            self.joined(ended);
+        }
+        let messages = std::mem::take(&mut *lock(&self.shared.inbox));
+        let now = self.now();
+        for message in messages {
+            match message {
+                Message::Due(id, due_at) => {
+                    self.queue.lane(id).remember(due_at);
+                    self.queue.place(id, now);
+                }
+                Message::Changed(id) => {
+                    let lane = self.queue.lane(id);
+                    lane.standing = Standing::Unread;
+                    lane.breaker.reset();
+                    lane.remember(now);
+                    self.queue.place(id, now);
+                    lock(&self.shared.states).remove(&id);
+                }
+                Message::Ended(ended) => self.call_ended(ended, now).await,
+            }
+        }
+    }
+
+    async fn call_ended(&mut self, ended: CallEnded, now: Timestamp) {
+        let id = ended.lane;
+        let lane = self.queue.lane(id);
+        lane.calls = lane.calls.saturating_sub(1);
+        if let Some(signal) = &ended.signal {
+            lane.breaker.record(signal, now);
+        }
+        for due_at in ended.again {
+            lane.remember(due_at);
+        }
+        // An admin may have written the credential while the call ran: then this word is about the old one.
+        let same = matches!(&lane.standing, Standing::Ready(ready) if Arc::ptr_eq(ready, &ended.ready));
+        if let Some(why) = ended.invalid
+            && same
+        {
+            self.invalidate(id, why, now).await;
+        }
+        self.show(id, now);
+        self.queue.place(id, now);
+    }
+
+    /// Parks a lane until an admin acts.
+    async fn invalidate(&mut self, id: CredentialId, why: Refusal, now: Timestamp) {
+        let reason = StateReason { code: why.code, message: why.message };
+        tracing::warn!(credential.id = %id, code = %reason.code, "credential invalid; its lane is parked until an admin acts");
+        let stored = self.shared.deps.store.set_credential_state(id, CredentialState::Invalid, Some(reason.clone()), now).await;
+        if let Err(error) = &stored {
+            tracing::error!(%error, credential.id = %id, "the credential's state could not be stored");
+        }
+        self.queue.lane(id).standing = Standing::Parked(Parked { state: CredentialState::Invalid, reason, passing: stored.is_err() });
+    }
+
+    /// Shows the API what stands over the stored state.
+    fn show(&mut self, id: CredentialId, now: Timestamp) {
+        let lane = self.queue.lane(id);
+        let passing = match (&lane.standing, lane.breaker.paused(now)) {
+            (Standing::Parked(parked), _) if parked.passing => Some((parked.state, parked.reason.clone(), None)),
+            (Standing::Parked(_), _) | (_, None) => None,
+            (_, Some((until, Pause::Throttled))) => {
+                let message = format!("the remote side asked to wait; sending goes on at {until}");
+                Some((CredentialState::Throttled, StateReason { code: "throttled".into(), message }, Some(until)))
+            }
+            (_, Some((until, Pause::BreakerOpen))) => {
+                let message = format!("too many failures in a row; tried again at {until}");
+                Some((CredentialState::BreakerOpen, StateReason { code: "breaker_open".into(), message }, Some(until)))
+            }
+        };
+        let mut states = lock(&self.shared.states);
+        match passing {
+            None => {
+                states.remove(&id);
+            }
+            Some((state, reason, until)) => {
+                let since = states.get(&id).filter(|known| known.state == state).map_or(now, |known| known.since);
+                states.insert(id, LaneState { state, reason: Some(reason), since, until });
+            }
+        }
+    }
+
+    /// Finds work that no hint told of: after a start, and what a lane could not remember.
+    async fn sweep(&mut self) {
+        let now = self.now();
+        match self.shared.deps.store.lanes().await {
+            Ok(lanes) => {
+                for found in lanes {
+                    self.queue.lane(found.lane).remember(found.due_at);
+                    self.queue.place(found.lane, now);
+                }
+                self.next_sweep = now.plus(self.shared.deps.config.sweep);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the lanes could not be read; trying again");
+                self.next_sweep = now.plus(STORE_PAUSE);
+            }
+        }
+    }
+
+    /// Leases for every lane that is ready, until none is or no call may start.
+    async fn lease_ready(&mut self) -> Result<(), StoreError> {
+        while self.capacity() > 0 {
+            let now = self.now();
+            let ids = self.queue.take_ready(now, LANES_PER_LEASE);
+            if ids.is_empty() {
+                return Ok(());
+            }
+            let leased = self.lease(&ids, now).await;
+            for id in ids {
+                self.queue.place(id, now);
+            }
+            leased?;
+        }
+        Ok(())
+    }
+
+    async fn lease(&mut self, ids: &[CredentialId], now: Timestamp) -> Result<(), StoreError> {
+        let mut quotas = Vec::new();
+        let mut allowed = HashMap::new();
+        let mut longest = 0;
+        let mut capacity = self.capacity();
+        for id in ids {
+            self.read(*id, now).await?;
+            self.show(*id, now);
+            let calls = self.queue.allowance(*id, now).min(capacity);
+            let Standing::Ready(ready) = &self.queue.lane(*id).standing else { continue };
+            if calls > 0 {
+                let ready = ready.clone();
+                longest = longest.max(ready.plugin.manifest.limits.timeout_ms);
+                quotas.push(LaneQuota { lane: *id, limit: calls.saturating_mul(ready.batch()).min(JOBS_PER_LANE) });
+                // Taken before the lease, because another lane of this round may live on the same tokens.
+                self.queue.spend(&ready, calls, now);
+                allowed.insert(*id, (ready, calls));
+                capacity -= calls;
+            }
+        }
+        if quotas.is_empty() {
+            return Ok(());
+        }
+        let until = now.plus(Duration::from_millis(longest.into())).plus(self.shared.deps.config.lease_margin);
+        let leased = self.shared.deps.store.lease(&quotas, now, until).await;
+        let mut by_lane: HashMap<CredentialId, Vec<Leased>> = HashMap::new();
+        for job in leased.as_deref().unwrap_or_default() {
+            by_lane.entry(job.lane).or_default().push(job.clone());
+        }
+        for quota in quotas {
+            let jobs = by_lane.remove(&quota.lane).unwrap_or_default();
+            if leased.is_ok() && (jobs.len() as u64) < u64::from(quota.limit) {
+                self.queue.lane(quota.lane).emptied(now);
+            }
+            if let Some((ready, calls)) = allowed.remove(&quota.lane) {
+                self.start(&ready, jobs, calls, now).await;
+            }
+        }
+        leased.map(|_| ())
+    }
+
+    /// Reads the credential of a lane that is new or changed.
+    async fn read(&mut self, id: CredentialId, now: Timestamp) -> Result<(), StoreError> {
+        if !matches!(self.queue.lane(id).standing, Standing::Unread) {
+            return Ok(());
+        }
+        let standing = match ready::prepare(&self.shared.deps, id).await? {
+            Prepared::Gone => {
+                self.cancel_leftovers(id, now).await?;
+                self.queue.lanes.remove(&id);
+                lock(&self.shared.states).remove(&id);
+                return Ok(());
+            }
+            Prepared::Parked { parked, state, passing } => Standing::Parked(Parked { state: parked, reason: state, passing }),
+            Prepared::Ready(ready) => match ready.stored_parking() {
+                Some(parked) => Standing::Parked(parked),
+                None => Standing::Ready(Arc::new(*ready)),
+            },
+        };
+        self.queue.lane(id).standing = standing;
+        Ok(())
+    }
+
+    /// Jobs that were being sent when their credential was deleted, and whose node was lost: nobody can send them.
+    async fn cancel_leftovers(&self, id: CredentialId, now: Timestamp) -> Result<(), StoreError> {
+        let until = now.plus(self.shared.deps.config.lease_margin);
+        loop {
+            let leased = self.shared.deps.store.lease(&[LaneQuota { lane: id, limit: JOBS_PER_LANE }], now, until).await?;
+            if leased.is_empty() {
+                return Ok(());
+            }
+            let last = Some(("credential_deleted".to_owned(), "its credential was deleted".to_owned()));
+            let next = Next::End { status: DeliveryStatus::Cancelled, refs: Vec::new(), url: None };
+            let finish = |job: &Leased| Finish { job: job.job, attempts: Vec::new(), last: last.clone(), next: next.clone(), now };
+            let changes = self.shared.deps.store.finish(leased.iter().map(finish).collect()).await?;
+            for changed in changes.into_iter().flatten() {
+                if let Some(status) = changed.ended {
+                    self.shared.announce(changed.batch, status);
+                }
+            }
+        }
+    }
+
+    /// Starts at most `allowed` calls, whose tokens are taken, for what was leased: full batches of jobs with the same
+    /// settings. Jobs with settings of their own may need more calls than that; what is left goes back into the queue.
+    async fn start(&mut self, ready: &Arc<Ready>, jobs: Vec<Leased>, allowed: u32, now: Timestamp) {
+        let id = ready.credential.id;
+        let mut calls = into_calls(jobs, ready);
+        let left: Vec<JobRef> = calls.split_off((allowed as usize).min(calls.len())).into_iter().flatten().map(|job| job.job).collect();
+        if !left.is_empty() {
+            if let Err(error) = self.shared.deps.store.release(&left, now).await {
+                tracing::error!(%error, count = left.len(), "leases could not be given back; the deliveries are sent when these end");
+            }
+            self.queue.lane(id).remember(now);
+        }
+        let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
+        self.queue.give_back(ready, allowed.saturating_sub(count));
+        self.queue.lane(id).calls += count;
+        for jobs in calls {
+            let (shared, ready) = (self.shared.clone(), ready.clone());
+            self.calls.spawn(async move {
+                let guard = EndGuard { shared: shared.clone(), ended: Some(CallEnded::broken(&ready)) };
+                let ended = worker::run(shared, ready, jobs).await;
+                guard.end(ended);
+            });
+        }
+    }
+}
+
+/// Reports a call's end also when its worker panics, so that its lane never waits for a call that is gone.
+struct EndGuard {
+    shared: Arc<Shared>,
+    ended: Option<CallEnded>,
+}
+
+impl EndGuard {
+    fn end(mut self, ended: CallEnded) {
+        self.ended = Some(ended);
+    }
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            self.shared.send([Message::Ended(ended)]);
+        }
+    }
+}
+
+impl CallEnded {
+    fn broken(ready: &Arc<Ready>) -> Self {
+        Self { lane: ready.credential.id, signal: Some(Signal::Bad), invalid: None, again: Vec::new(), ready: ready.clone() }
+    }
+}
+
+/// Splits leased jobs into calls. Jobs with settings of their own go alone: a call has one config.
+fn into_calls(jobs: Vec<Leased>, ready: &Ready) -> Vec<Vec<Leased>> {
+    let batch = ready.batch().max(1) as usize;
+    let mut calls: Vec<Vec<Leased>> = Vec::new();
+    let mut open: Vec<Leased> = Vec::new();
+    for job in jobs {
+        if job.settings.is_some() {
+            calls.push(vec![job]);
+            continue;
+        }
+        open.push(job);
+        if open.len() == batch {
+            calls.push(std::mem::take(&mut open));
+        }
+    }
+    if !open.is_empty() {
+        calls.push(open);
+    }
+    // A lease that was lost is dealt with now: giving it back would forget that.
+    calls.sort_by_key(|jobs| !jobs.iter().any(|job| job.lost > 0));
+    calls
+}

@@ -1,0 +1,171 @@
+//! The lanes in memory: when each is next ready, and what it may do then. No I/O.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::ready::{Parked, Ready};
+use crate::model::{CredentialId, Timestamp};
+use crate::policy::breaker::Breaker;
+use crate::policy::rate::Bucket;
+
+/// Due times that a lane remembers by itself; further ones are found by the sweep.
+const REMEMBERED: usize = 1_024;
+
+/// What is known of a lane's credential.
+pub(super) enum Standing {
+    /// Not read yet, or changed since.
+    Unread,
+    /// It may deliver.
+    Ready(Arc<Ready>),
+    /// It may not; nothing is leased until something changes.
+    Parked(Parked),
+}
+
+/// One lane.
+pub(super) struct Lane {
+    pub(super) standing: Standing,
+    pub(super) breaker: Breaker,
+    /// Calls that run.
+    pub(super) calls: u32,
+    /// When jobs are due, as far as is known.
+    due: BTreeSet<Timestamp>,
+    /// Its place in `Lanes::order`.
+    at: Option<(Timestamp, u64)>,
+}
+
+impl Lane {
+    fn new() -> Self {
+        Self { standing: Standing::Unread, breaker: Breaker::default(), calls: 0, due: BTreeSet::new(), at: None }
+    }
+
+    /// A job is due then.
+    pub(super) fn remember(&mut self, due_at: Timestamp) {
+        self.due.insert(due_at);
+        if self.due.len() > REMEMBERED {
+            self.due.pop_last();
+        }
+    }
+
+    /// All that was due by `now` has been leased.
+    pub(super) fn emptied(&mut self, now: Timestamp) {
+        self.due = self.due.split_off(&Timestamp::from_millis(now.as_millis().saturating_add(1)));
+    }
+}
+
+/// All lanes that have work, in the order in which they become ready.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) lanes: HashMap<CredentialId, Lane>,
+    /// Buckets by their key; lanes with the same key share one.
+    pub(super) buckets: HashMap<String, Bucket>,
+    order: BTreeSet<(Timestamp, u64, CredentialId)>,
+    turn: u64,
+}
+
+impl Queue {
+    pub(super) fn lane(&mut self, id: CredentialId) -> &mut Lane {
+        self.lanes.entry(id).or_insert_with(Lane::new)
+    }
+
+    /// Puts the lane where it belongs after anything about it changed; the turn keeps ready lanes in rotation.
+    pub(super) fn place(&mut self, id: CredentialId, now: Timestamp) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        if let Some((at, turn)) = lane.at.take() {
+            self.order.remove(&(at, turn, id));
+        }
+        let Some(mut ready_at) = lane.due.first().copied() else {
+            // Nothing known to be due: forget lanes that have no state worth keeping.
+            if lane.calls == 0 && lane.breaker == Breaker::default() && !matches!(lane.standing, Standing::Parked(_)) {
+                self.lanes.remove(&id);
+            }
+            return;
+        };
+        match &lane.standing {
+            Standing::Parked(_) => return,
+            Standing::Unread => {}
+            Standing::Ready(ready) => {
+                if lane.calls >= ready.concurrency().min(lane.breaker.ramp()) {
+                    return; // the end of a call places it again
+                }
+                for limit in &ready.rates {
+                    if let Some(bucket) = self.buckets.get_mut(&limit.key)
+                        && bucket.available(now) == 0
+                    {
+                        ready_at = ready_at.max(bucket.next_at(now));
+                    }
+                }
+            }
+        }
+        if let Some((until, _)) = lane.breaker.paused(now) {
+            ready_at = ready_at.max(until);
+        }
+        self.turn += 1;
+        lane.at = Some((ready_at, self.turn));
+        self.order.insert((ready_at, self.turn, id));
+    }
+
+    /// Up to `limit` lanes that are ready now, longest waiting first. Each must be placed again.
+    pub(super) fn take_ready(&mut self, now: Timestamp, limit: usize) -> Vec<CredentialId> {
+        let mut ready = Vec::new();
+        while ready.len() < limit {
+            match self.order.first().copied() {
+                Some((at, turn, id)) if at <= now => {
+                    self.order.remove(&(at, turn, id));
+                    if let Some(lane) = self.lanes.get_mut(&id) {
+                        lane.at = None;
+                    }
+                    ready.push(id);
+                }
+                _ => break,
+            }
+        }
+        ready
+    }
+
+    /// When the next lane becomes ready.
+    pub(super) fn next_at(&self) -> Option<Timestamp> {
+        self.order.first().map(|(at, _, _)| *at)
+    }
+
+    /// Calls that a ready lane may start now.
+    pub(super) fn allowance(&mut self, id: CredentialId, now: Timestamp) -> u32 {
+        let Some(lane) = self.lanes.get(&id) else { return 0 };
+        let Standing::Ready(ready) = &lane.standing else { return 0 };
+        if lane.breaker.paused(now).is_some() {
+            return 0;
+        }
+        let mut calls = ready.concurrency().min(lane.breaker.ramp()).saturating_sub(lane.calls);
+        for limit in &ready.rates {
+            let bucket = self.buckets.entry(limit.key.clone()).or_insert_with(|| Bucket::new(limit.per_second, limit.burst, now));
+            calls = calls.min(bucket.available(now));
+        }
+        calls
+    }
+
+    /// Takes the tokens of `calls` calls.
+    pub(super) fn spend(&mut self, ready: &Ready, calls: u32, now: Timestamp) {
+        for limit in &ready.rates {
+            if let Some(bucket) = self.buckets.get_mut(&limit.key) {
+                bucket.take(calls, now);
+            }
+        }
+    }
+
+    /// Puts back the tokens of calls that are not made after all.
+    pub(super) fn give_back(&mut self, ready: &Ready, calls: u32) {
+        for limit in &ready.rates {
+            if let Some(bucket) = self.buckets.get_mut(&limit.key) {
+                bucket.give_back(calls);
+            }
+        }
+    }
+
+    /// Every lane must look at its credential and plugin again.
+    pub(super) fn unread_all(&mut self, now: Timestamp) {
+        let ids: Vec<CredentialId> = self.lanes.keys().copied().collect();
+        for id in ids {
+            self.lane(id).standing = Standing::Unread;
+            self.place(id, now);
+        }
+    }
+}

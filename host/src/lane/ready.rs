@@ -1,0 +1,228 @@
+//! A credential made ready for calls: its plugin, settings, limits and rules, read once and kept until something changes.
+
+use std::sync::Arc;
+
+use super::Deps;
+use crate::model::{Credential, CredentialId, CredentialState, Project, StateReason};
+use crate::plugin::bindings::wit;
+use crate::plugin::call::{CallEnv, Effects};
+use crate::plugin::registry::Plugin;
+use crate::policy::outcome::Refusal;
+use crate::policy::retry::{OnDoubt, RetryPolicy};
+use crate::secrets::{SecretSet, secret_aad};
+use crate::store::StoreError;
+use crate::template::Filter;
+
+/// A credential that may deliver.
+pub(super) struct Ready {
+    pub(super) credential: Credential,
+    pub(super) project: Project,
+    pub(super) plugin: Arc<Plugin>,
+    /// With the schema's defaults.
+    pub(super) config: serde_json::Map<String, serde_json::Value>,
+    pub(super) config_text: String,
+    pub(super) policy: RetryPolicy,
+    pub(super) on_doubt: OnDoubt,
+    pub(super) rates: Vec<RateLimit>,
+    pub(super) filter: Option<Filter>,
+}
+
+/// One bucket the lane takes its tokens from.
+pub(super) struct RateLimit {
+    pub(super) key: String,
+    pub(super) per_second: f64,
+    pub(super) burst: u32,
+}
+
+/// Why a lane does not deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Parked {
+    pub(super) state: CredentialState,
+    pub(super) reason: StateReason,
+    /// It is not in the store: show it from here.
+    pub(super) passing: bool,
+}
+
+/// What was found of a credential.
+pub(super) enum Prepared {
+    Ready(Box<Ready>),
+    Parked { parked: CredentialState, state: StateReason, passing: bool },
+    Gone,
+}
+
+fn parked(parked: CredentialState, code: &str, message: impl Into<String>, passing: bool) -> Prepared {
+    Prepared::Parked { parked, state: StateReason { code: code.into(), message: message.into() }, passing }
+}
+
+/// Reads a credential and everything its calls need.
+pub(super) async fn prepare(deps: &Deps, id: CredentialId) -> Result<Prepared, StoreError> {
+    let Some(credential) = deps.store.credential(id).await? else { return Ok(Prepared::Gone) };
+    let Some(project) = deps.store.project(credential.project).await? else { return Ok(Prepared::Gone) };
+    let Some(plugin) = deps.registry.get(&credential.channel) else {
+        let message = format!("no plugin for the channel {} is installed; what is queued waits for it", credential.channel);
+        return Ok(parked(CredentialState::PluginMissing, "plugin_missing", message, true));
+    };
+    let config = match plugin.check_config(&credential.config) {
+        Ok(config) => config,
+        Err(problems) => {
+            let list: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.pointer, p.detail)).collect();
+            let message = format!("the settings do not fit {}: {}", plugin.label, list.join("; "));
+            return Ok(parked(CredentialState::Invalid, "config_invalid", message, true));
+        }
+    };
+    match rules(deps, &credential, &plugin, &config) {
+        Ok((policy, on_doubt, rates, filter)) => {
+            let config_text = serde_json::to_string(&config).unwrap_or_default();
+            Ok(Prepared::Ready(Box::new(Ready { credential, project, plugin, config, config_text, policy, on_doubt, rates, filter })))
+        }
+        Err(message) => Ok(parked(CredentialState::Invalid, "config_invalid", message, true)),
+    }
+}
+
+type Rules = (RetryPolicy, OnDoubt, Vec<RateLimit>, Option<Filter>);
+
+/// The credential's rules, rendered from the manifest's templates and its own overrides.
+fn rules(
+    deps: &Deps,
+    credential: &Credential,
+    plugin: &Plugin,
+    config: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Rules, String> {
+    let manifest = &plugin.manifest;
+    let secrets = Arc::new(open_secrets(deps, credential)?);
+    // What every call will need: if it cannot be made, the settings are at fault and no lead.
+    crate::egress::Grant::new(manifest, config, secrets.clone()).map_err(|e| e.to_string())?;
+    if let Some(mail) = &manifest.mail {
+        super::convert::account(mail, config, &secrets)?;
+    }
+    let render = |template: &str| {
+        crate::plugin::template_ref::render(template, config, &secrets, &|secret| deps.vault.fingerprint(secret))
+            .map(|text| text.to_string())
+            .map_err(|e| e.to_string())
+    };
+    let policy = match credential.retry.as_ref().or(manifest.retry.as_ref()) {
+        Some(rules) => RetryPolicy::parse(rules)?,
+        None => RetryPolicy::default(),
+    };
+    let on_doubt = match manifest.on_doubt.as_deref().map(render).transpose()?.as_deref() {
+        Some("hold") => OnDoubt::Hold,
+        Some("resend") => OnDoubt::Resend,
+        _ => OnDoubt::Look,
+    };
+    let default_key = match &manifest.quota_key {
+        Some(key) => render(key)?,
+        None => credential.id.to_string(),
+    };
+    let mut rates = Vec::new();
+    for rate in &manifest.limits.rate {
+        if let Some(when) = &rate.when {
+            // The pattern was compiled when the manifest was checked.
+            let holds = regex::Regex::new(&when.pattern).map_err(|e| e.to_string())?.is_match(&render(&when.value)?);
+            if !holds {
+                continue;
+            }
+        }
+        let key = rate.key.as_deref().map(render).transpose()?.unwrap_or_else(|| default_key.clone());
+        // The rate is part of the bucket's name: two rates under one key are two buckets.
+        rates.push(RateLimit { key: format!("{key}|{}/{}", rate.per_second, rate.burst), per_second: rate.per_second, burst: rate.burst });
+    }
+    let filter = credential.filter.as_deref().map(Filter::new).transpose().map_err(|e| format!("filter: {e}"))?;
+    Ok((policy, on_doubt, rates, filter))
+}
+
+/// Decrypts all secrets of a credential; they are zeroed when the set is dropped.
+fn open_secrets(deps: &Deps, credential: &Credential) -> Result<SecretSet, String> {
+    let mut secrets = SecretSet::new();
+    for (name, sealed) in &credential.secrets {
+        let aad = secret_aad(credential.id, name);
+        let text = deps.vault.open_text(&sealed.key_id, aad.as_bytes(), &sealed.sealed).map_err(|e| {
+            format!("the secret `{name}` cannot be opened: {e}; enter it again, or start with the master key it was stored under")
+        })?;
+        secrets.insert(name.clone(), text);
+    }
+    Ok(secrets)
+}
+
+impl Ready {
+    /// Why the stored credential does not let its lane deliver, if it does not.
+    pub(super) fn stored_parking(&self) -> Option<Parked> {
+        let credential = &self.credential;
+        if !credential.enabled {
+            let reason = StateReason { code: "disabled".into(), message: "an admin switched it off; what is queued waits".into() };
+            return Some(Parked { state: CredentialState::Paused, reason, passing: false });
+        }
+        (credential.state != CredentialState::Active).then(|| {
+            let unsaid = || StateReason { code: "parked".into(), message: String::new() };
+            Parked { state: credential.state, reason: credential.state_reason.clone().unwrap_or_else(unsaid), passing: false }
+        })
+    }
+
+    /// Calls at once.
+    pub(super) fn concurrency(&self) -> u32 {
+        self.plugin.manifest.limits.concurrency
+    }
+
+    /// Items of one call.
+    pub(super) fn batch(&self) -> u32 {
+        self.plugin.manifest.limits.batch
+    }
+
+    /// What one call works with: secrets decrypted now, for it alone.
+    pub(super) fn env(
+        &self,
+        deps: &Deps,
+        effects: Arc<dyn Effects>,
+        correlation: String,
+        settings: Option<&serde_json::Value>,
+        dry_run: bool,
+    ) -> Result<Arc<CallEnv>, Refusal> {
+        let invalid = |message: String| Refusal::new("config_invalid", message);
+        let manifest = self.plugin.manifest.clone();
+        let secrets = Arc::new(open_secrets(deps, &self.credential).map_err(invalid)?);
+        let with_settings = settings.map(|settings| self.with_settings(settings)).transpose().map_err(invalid)?;
+        let (config, config_text) = match &with_settings {
+            Some((config, text)) => (config, text.clone()),
+            None => (&self.config, self.config_text.clone()),
+        };
+        let grant = crate::egress::Grant::new(&manifest, config, secrets.clone()).map_err(|e| invalid(e.to_string()))?;
+        let account =
+            manifest.mail.as_ref().map(|mail| super::convert::account(mail, config, &secrets)).transpose().map_err(invalid)?.map(Arc::new);
+        let context = wit::types::Context {
+            project: self.project.id.to_string(),
+            entity: self.credential.entity.clone(),
+            credential: self.credential.id.to_string(),
+            correlation,
+            config: config_text,
+            locale: self.project.locale.clone(),
+            time_zone: self.project.time_zone.clone(),
+            budget_ms: manifest.limits.timeout_ms,
+            dry_run,
+        };
+        Ok(Arc::new(CallEnv {
+            plugin: self.plugin.label.clone(),
+            context,
+            grant: Arc::new(grant),
+            secrets,
+            egress: deps.egress.clone(),
+            mailer: deps.mailer.clone(),
+            account,
+            manifest,
+            clock: deps.clock.clone(),
+            effects,
+        }))
+    }
+
+    /// The config with the settings of one send over it.
+    fn with_settings(&self, settings: &serde_json::Value) -> Result<(serde_json::Map<String, serde_json::Value>, String), String> {
+        let mut config = self.credential.config.clone();
+        if let serde_json::Value::Object(settings) = settings {
+            config.extend(settings.iter().map(|(name, value)| (name.clone(), value.clone())));
+        }
+        let config = self.plugin.check_config(&config).map_err(|problems| {
+            let list: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.pointer, p.detail)).collect();
+            format!("the settings of this send do not fit {}: {}", self.plugin.label, list.join("; "))
+        })?;
+        let text = serde_json::to_string(&config).unwrap_or_default();
+        Ok((config, text))
+    }
+}
