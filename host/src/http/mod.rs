@@ -1,1 +1,95 @@
-//! The HTTP interface.
+//! The HTTP interface. Handlers read a request, ask policies and the store, and answer; they never run a plugin themselves.
+//!
+//! Start at [`router`]. [`frame`] surrounds every request, [`send`] is the way of a lead.
+
+pub mod answer;
+pub mod api_keys;
+pub mod auth;
+pub mod batches;
+pub mod channels;
+mod credential_rules;
+pub mod credentials;
+pub mod error;
+pub mod frame;
+pub mod health;
+pub mod input;
+pub mod integrations;
+pub mod leads;
+pub mod list;
+mod openapi;
+pub mod projects;
+pub mod send;
+pub mod views;
+
+#[cfg(test)]
+mod tests;
+
+use axum::Router;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::app::App;
+
+/// The routes with what they say of themselves.
+fn api() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .routes(routes!(leads::create, leads::list))
+        .routes(routes!(leads::show))
+        .routes(routes!(leads::resend))
+        .routes(routes!(leads::send_batch))
+        .routes(routes!(batches::show_batch))
+        .routes(routes!(batches::cancel_batch))
+        .routes(routes!(batches::list_deliveries))
+        .routes(routes!(batches::show_delivery))
+        .routes(routes!(batches::retry))
+        .routes(routes!(batches::cancel))
+        .routes(routes!(projects::create, projects::list))
+        .routes(routes!(projects::show, projects::change))
+        .routes(routes!(credentials::create_in_project, credentials::list_of_project))
+        .routes(routes!(credentials::create_in_entity, credentials::list_of_entity))
+        .routes(routes!(credentials::show, credentials::replace, credentials::change, credentials::delete))
+        .routes(routes!(credentials::check))
+        .routes(routes!(credentials::pause))
+        .routes(routes!(credentials::resume))
+        .routes(routes!(api_keys::create, api_keys::list))
+        .routes(routes!(api_keys::show, api_keys::revoke))
+        .routes(routes!(channels::list, channels::upload))
+        .routes(routes!(channels::activate))
+        .routes(routes!(channels::remove))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+}
+
+/// The OpenAPI document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    let mut document = api().into_openapi();
+    openapi::complete(&mut document);
+    document
+}
+
+/// Serves requests until `stop`, and then those that are under way to their end.
+pub async fn serve(listener: tokio::net::TcpListener, app: App, stop: tokio_util::sync::CancellationToken) {
+    use axum::serve::ListenerExt;
+    let listener = listener.tap_io(|stream| {
+        // An answer is small and must not wait for the one before it to be acknowledged.
+        let _ = stream.set_nodelay(true);
+    });
+    if let Err(error) = axum::serve(listener, router(app)).with_graceful_shutdown(stop.cancelled_owned()).await {
+        tracing::error!(%error, "the HTTP interface ended");
+    }
+}
+
+/// The whole HTTP interface: `/api/…`, `/healthz`, `/readyz`, `/openapi.json`, `/docs`.
+pub fn router(app: App) -> Router {
+    let (routes, mut document) = api().split_for_parts();
+    openapi::complete(&mut document);
+    // Without this word the page sends the document to a server on the internet to have it judged.
+    let page = SwaggerUi::new("/docs").url("/openapi.json", document).config(utoipa_swagger_ui::Config::default().validator_url("none"));
+    routes
+        .merge(page)
+        .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
+        .layer(axum::middleware::from_fn_with_state(app.clone(), frame::frame))
+        .with_state(app)
+}

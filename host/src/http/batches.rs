@@ -1,0 +1,123 @@
+//! Batches and deliveries: looking, cancelling, retrying.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+
+use super::answer::{Answer, once};
+use super::auth::Caller;
+use super::error::ApiError;
+use super::input::{Input, Params};
+use super::list::{self, Filter};
+use super::views::{AttemptView, BatchCancelled, BatchDetail, BatchView, DeliveryDetail, DeliveryView, List};
+use crate::app::App;
+use crate::model::{Batch, BatchId, Delivery, DeliveryId, DeliveryStatus, Scope};
+
+async fn find_batch(app: &App, caller: &Caller, id: &str) -> Result<Batch, ApiError> {
+    let missing = || ApiError::not_found("batch");
+    let id: BatchId = id.parse().map_err(|_| missing())?;
+    let batch = app.store.batch(id).await?.ok_or_else(missing)?;
+    caller.check(batch.project, "batch")?;
+    Ok(batch)
+}
+
+async fn find_delivery(app: &App, caller: &Caller, id: &str) -> Result<Delivery, ApiError> {
+    let missing = || ApiError::not_found("delivery");
+    let id: DeliveryId = id.parse().map_err(|_| missing())?;
+    let delivery = app.store.delivery(id).await?.ok_or_else(missing)?;
+    caller.check(delivery.project, "delivery")?;
+    Ok(delivery)
+}
+
+/// One batch with its deliveries
+#[utoipa::path(get, path = "/api/batches/{id}", tag = "Sending", params(("id" = String, Path, description = "`bat_…`")),
+    responses((status = 200, body = BatchDetail)))]
+pub async fn show_batch(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsRead)?;
+    let batch = find_batch(&app, &caller, &id).await?;
+    let deliveries = app.store.deliveries_of_batch(batch.id).await?;
+    Answer::ok(&BatchDetail { batch: batch.into(), deliveries: deliveries.into_iter().map(DeliveryView::from).collect() })
+}
+
+/// Cancel what has not been sent
+///
+/// Deliveries that are being sent at this moment end as they end.
+#[utoipa::path(post, path = "/api/batches/{id}/cancel", tag = "Sending", params(("id" = String, Path, description = "`bat_…`")),
+    responses((status = 200, body = BatchCancelled)))]
+pub async fn cancel_batch(State(app): State<App>, caller: Caller, Path(id): Path<String>, input: Input) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsWrite)?;
+    let batch = find_batch(&app, &caller, &id).await?;
+    once(&app, &caller, &input, async {
+        let cancelled = app.store.cancel_batch(batch.id, app.now()).await?;
+        let cancelled_count = cancelled.as_ref().map_or(0, |(count, _)| *count);
+        if let Some((_, changed)) = &cancelled {
+            app.batch_changed(changed);
+        }
+        let batch = find_batch(&app, &caller, &id).await?;
+        Answer::ok(&BatchCancelled { batch: BatchView::from(batch), cancelled_count })
+    })
+    .await
+}
+
+/// Search deliveries
+#[utoipa::path(get, path = "/api/deliveries", tag = "Sending", params(Filter), responses((status = 200, body = List<DeliveryView>)))]
+pub async fn list_deliveries(State(app): State<App>, caller: Caller, Params(filter): Params<Filter>) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsRead)?;
+    let query = list::query::<DeliveryStatus>(&app, &caller, filter).await?;
+    let found = app.store.deliveries(&query).await?;
+    Answer::ok(&list::page(found.items, found.has_more, |delivery| delivery.id.uuid(), DeliveryView::from))
+}
+
+/// One delivery with its attempts
+#[utoipa::path(get, path = "/api/deliveries/{id}", tag = "Sending", params(("id" = String, Path, description = "`dlv_…`")),
+    responses((status = 200, body = DeliveryDetail)))]
+pub async fn show_delivery(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsRead)?;
+    let delivery = find_delivery(&app, &caller, &id).await?;
+    let attempts = app.store.attempts(delivery.id).await?;
+    Answer::ok(&DeliveryDetail { delivery: delivery.into(), attempts: attempts.into_iter().map(AttemptView::from).collect() })
+}
+
+fn word(status: DeliveryStatus) -> String {
+    serde_json::to_value(status).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Send a failed, in-doubt or cancelled delivery again
+///
+/// It keeps its id, and so the key by which the remote side knows it.
+#[utoipa::path(post, path = "/api/deliveries/{id}/retry", tag = "Sending", params(("id" = String, Path, description = "`dlv_…`")),
+    responses((status = 202, description = "Queued", body = DeliveryView)))]
+pub async fn retry(State(app): State<App>, caller: Caller, Path(id): Path<String>, input: Input) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsWrite)?;
+    let before = find_delivery(&app, &caller, &id).await?;
+    once(&app, &caller, &input, async {
+        let now = app.now();
+        if app.store.retry_delivery(before.id, now).await?.is_none() {
+            let status = find_delivery(&app, &caller, &id).await?.status;
+            let detail = format!("only a failed, in_doubt or cancelled delivery is retried; this one is {}", word(status));
+            return Err(ApiError::conflict("not_retryable", detail));
+        }
+        app.lanes.hint(&[(before.credential_id, now)]);
+        let delivery = find_delivery(&app, &caller, &id).await?;
+        Answer::new(StatusCode::ACCEPTED, &DeliveryView::from(delivery))
+    })
+    .await
+}
+
+/// Cancel a queued delivery
+#[utoipa::path(post, path = "/api/deliveries/{id}/cancel", tag = "Sending", params(("id" = String, Path, description = "`dlv_…`")),
+    responses((status = 200, body = DeliveryView)))]
+pub async fn cancel(State(app): State<App>, caller: Caller, Path(id): Path<String>, input: Input) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsWrite)?;
+    let before = find_delivery(&app, &caller, &id).await?;
+    once(&app, &caller, &input, async {
+        let Some(changed) = app.store.cancel_delivery(before.id, app.now()).await? else {
+            let status = find_delivery(&app, &caller, &id).await?.status;
+            let detail = format!("only a queued delivery is cancelled; this one is {}", word(status));
+            return Err(ApiError::conflict("not_cancellable", detail));
+        };
+        app.batch_changed(&changed);
+        let delivery = find_delivery(&app, &caller, &id).await?;
+        Answer::ok(&DeliveryView::from(delivery))
+    })
+    .await
+}

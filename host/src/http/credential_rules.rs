@@ -1,0 +1,183 @@
+//! What is checked of a credential beside its plugin's schema: mapping, filter, retry, and which settings say where secrets go.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use crate::model::RetryOverride;
+use crate::plugin::manifest::Manifest;
+use crate::policy::{FieldError, pointer_step};
+use crate::template;
+
+/// Longest pause between attempts: a day, as for `Retry-After`.
+const MAX_PAUSE_MS: u64 = 24 * 3_600 * 1_000;
+/// Most attempts.
+const MAX_TRIES: u32 = 100;
+/// Most fields of a mapping.
+const MAX_FIELDS: usize = 500;
+
+/// Everything wrong with a mapping: remote field → template, `{"const"}` or `{"from", "map", "default"}`.
+pub fn mapping(mapping: &Map<String, Value>) -> Vec<FieldError> {
+    if mapping.len() > MAX_FIELDS {
+        return vec![FieldError::new("/mapping", "too_many", format!("at most {MAX_FIELDS} fields"))];
+    }
+    let mut errors = Vec::new();
+    for (name, value) in mapping {
+        let at = format!("/mapping/{}", pointer_step(name));
+        match value {
+            Value::String(source) => {
+                if let Err(problem) = template::check(source) {
+                    errors.push(FieldError::new(at, "invalid_template", problem));
+                }
+            }
+            Value::Object(rule) => rule_of(rule, &at, &mut errors),
+            _ => errors.push(FieldError::new(
+                at,
+                "wrong_type",
+                "must be a template, {\"const\": …} or {\"from\": …, \"map\": {…}, \"default\": …}",
+            )),
+        }
+    }
+    errors
+}
+
+fn rule_of(rule: &Map<String, Value>, at: &str, errors: &mut Vec<FieldError>) {
+    let known: &[&str] = if rule.contains_key("const") { &["const"] } else { &["from", "map", "default"] };
+    for name in rule.keys().filter(|name| !known.contains(&name.as_str())) {
+        let detail = format!("must be one of {}", known.join(", "));
+        errors.push(FieldError::new(format!("{at}/{}", pointer_step(name)), "unknown_field", detail));
+    }
+    if rule.contains_key("const") {
+        return;
+    }
+    if rule.get("from").and_then(Value::as_str).is_none_or(str::is_empty) {
+        errors.push(FieldError::new(format!("{at}/from"), "required", "must be a path such as `event.STAGE_ID`"));
+    }
+    if !rule.get("map").is_none_or(Value::is_object) {
+        errors.push(FieldError::new(format!("{at}/map"), "wrong_type", "must be an object"));
+    }
+}
+
+/// What is wrong with a filter.
+pub fn filter(filter: Option<&str>) -> Option<FieldError> {
+    let problem = template::check_filter(filter?).err()?;
+    Some(FieldError::new("/filter", "invalid_filter", problem))
+}
+
+/// What is wrong with retry rules.
+pub fn retry(retry: Option<&RetryOverride>) -> Option<FieldError> {
+    match retry? {
+        RetryOverride::Exponential { tries, base_ms, max_ms } => {
+            let fine = (1..=MAX_TRIES).contains(tries) && *base_ms >= 1 && base_ms <= max_ms && *max_ms <= MAX_PAUSE_MS;
+            let detail = "tries must be 1 to 100, base_ms at least 1, max_ms from base_ms to 86400000";
+            (!fine).then(|| FieldError::new("/retry", "invalid_value", detail))
+        }
+        RetryOverride::Schedule { schedule } => {
+            if schedule.is_empty() || schedule.len() >= MAX_TRIES as usize {
+                return Some(FieldError::new("/retry/schedule", "invalid_length", "must have 1 to 99 entries"));
+            }
+            let wrong = schedule.iter().position(|pause| pause_ms(pause).is_none_or(|ms| ms > MAX_PAUSE_MS))?;
+            let detail = "must be a pause such as \"5s\", \"1m\", \"2h\", at most a day";
+            Some(FieldError::new(format!("/retry/schedule/{wrong}"), "invalid_value", detail))
+        }
+    }
+}
+
+fn pause_ms(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Names of the settings that say where requests, mail and so secrets go.
+pub fn addresses(manifest: &Manifest) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for rule in &manifest.egress {
+        config_names(&rule.base, &mut names);
+    }
+    if let Some(mail) = &manifest.mail {
+        for template in [&mail.server, &mail.tls, &mail.username, &mail.password] {
+            config_names(template, &mut names);
+        }
+    }
+    if let Some(properties) = manifest.config.schema.get("properties").and_then(Value::as_object) {
+        let marked = properties.iter().filter(|(_, property)| property.get("x-address") == Some(&Value::Bool(true)));
+        names.extend(marked.map(|(name, _)| name.clone()));
+    }
+    names
+}
+
+/// The `NAME`s of every `{config.NAME}`.
+fn config_names(template: &str, names: &mut BTreeSet<String>) {
+    for part in template.split("{config.").skip(1) {
+        if let Some((name, _)) = part.split_once('}') {
+            names.insert(name.split(['.', '|', ' ']).next().unwrap_or(name).to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn errors(value: Value) -> Vec<(String, &'static str)> {
+        let Value::Object(map) = value else { panic!("an object") };
+        mapping(&map).into_iter().map(|error| (error.pointer, error.code)).collect()
+    }
+
+    #[test]
+    fn mappings_have_three_shapes() {
+        assert_eq!(
+            errors(json!({
+                "TITLE": "{{ lead.title }}", "SOURCE": {"const": 7},
+                "STAGE": {"from": "event.STAGE_ID", "map": {"C1:NEW": "NEW"}, "default": null}
+            })),
+            []
+        );
+        let wrong = errors(json!({
+            "A": 7, "B": "{{ lead.title", "C": {"from": "x", "mapp": {}}, "D": {"map": {}}, "E": {"const": 1, "from": "x"},
+            "F/G": {"from": "x", "map": []}
+        }));
+        let wanted = [
+            ("/mapping/A", "wrong_type"),
+            ("/mapping/B", "invalid_template"),
+            ("/mapping/C/mapp", "unknown_field"),
+            ("/mapping/D/from", "required"),
+            ("/mapping/E/from", "unknown_field"),
+            ("/mapping/F~1G/map", "wrong_type"),
+        ];
+        assert_eq!(wrong, wanted.map(|(pointer, code)| (pointer.to_owned(), code)));
+    }
+
+    #[test]
+    fn retry_rules_are_bounded() {
+        let schedule = |list: &[&str]| RetryOverride::Schedule { schedule: list.iter().map(|pause| (*pause).to_owned()).collect() };
+        assert_eq!(retry(Some(&schedule(&["500ms", "5s", "1m", "2h", "1d"]))), None);
+        for bad in ["5", "s", "-1s", "5 s", "2d", "99999999999999999999s", ""] {
+            let error = retry(Some(&schedule(&["5s", bad]))).unwrap();
+            assert_eq!(error.pointer, "/retry/schedule/1", "{bad}");
+        }
+        assert!(retry(Some(&schedule(&[]))).is_some());
+        let exponential = |tries, base_ms, max_ms| retry(Some(&RetryOverride::Exponential { tries, base_ms, max_ms }));
+        assert_eq!(exponential(5, 1_000, 30_000), None);
+        for (tries, base_ms, max_ms) in [(0, 1, 1), (101, 1, 1), (1, 0, 1), (1, 2, 1), (1, 1, 86_400_001)] {
+            assert!(exponential(tries, base_ms, max_ms).is_some());
+        }
+    }
+
+    #[test]
+    fn filters_compile() {
+        assert_eq!(filter(Some("lead.title == 'x'")), None);
+        assert_eq!(filter(Some("lead.title ==")).unwrap().code, "invalid_filter");
+    }
+}

@@ -1,0 +1,289 @@
+//! Leads: taking them in, showing them, sending them again.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::answer::{Answer, Once};
+use super::auth::{Caller, find_project, project_of_body};
+use super::error::ApiError;
+use super::input::{Input, Params};
+use super::integrations::{Callbacks, Integrations, SendOptions};
+use super::list::{self, Filter};
+use super::send::{Ready, Sent, earlier_or, send};
+use super::views::{BatchDetail, BatchView, DeliveryView, LeadDetail, LeadView, List};
+use crate::app::App;
+use crate::model::{LeadId, LeadRecord, LeadStatus, Origin, Scope};
+use crate::policy::intake::{self, Amount, LeadContent, Made};
+use crate::policy::normalise;
+
+/// A lead and where it goes.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLead {
+    /// `prj_…` or `ext:` and your own id of it; may be left out when the key belongs to one.
+    pub project: Option<String>,
+    /// The unit of the project (landing page, shop) by your own id, with or without `ext:`.
+    pub entity: Option<String>,
+    /// Your own id of the lead: a second lead with it is a duplicate.
+    pub external_id: Option<String>,
+    /// Up to 1,000 characters.
+    pub title: Option<String>,
+    /// 1 to 255 characters. At least one of phone, email, name or a non-empty `fields` must be there.
+    pub name: Option<String>,
+    /// Up to 255 characters.
+    pub company: Option<String>,
+    /// One number beside `phones`.
+    pub phone: Option<String>,
+    /// One address beside `emails`.
+    pub email: Option<String>,
+    /// In any spelling; kept raw with a warning when they cannot be understood.
+    pub phones: Option<Vec<String>>,
+    /// One mailbox each.
+    pub emails: Option<Vec<String>>,
+    /// Up to 65,536 characters.
+    pub comment: Option<String>,
+    /// What the lead is worth.
+    pub value: Option<Amount>,
+    /// Where it came from.
+    pub origin: Option<Origin>,
+    /// Your own fields.
+    #[schema(value_type = Option<Object>)]
+    pub fields: Option<serde_json::Map<String, Value>>,
+    #[allow(missing_docs)]
+    pub integrations: Option<Integrations>,
+    /// Seconds to wait before the first attempt, up to 30 days.
+    pub delay_sec: Option<u32>,
+    /// `false`: the first failure cancels what has not been sent. Default `true`.
+    pub allow_failures: Option<bool>,
+    #[allow(missing_docs)]
+    pub callbacks: Option<Callbacks>,
+}
+
+impl NewLead {
+    fn split(self) -> Result<(LeadContent, SendOptions), ApiError> {
+        let options = SendOptions::new(self.integrations, self.delay_sec, self.allow_failures, self.callbacks)?;
+        let content = LeadContent {
+            project: self.project,
+            entity: self.entity,
+            external_id: self.external_id,
+            title: self.title,
+            name: self.name,
+            company: self.company,
+            phone: self.phone,
+            email: self.email,
+            phones: self.phones,
+            emails: self.emails,
+            comment: self.comment,
+            value: self.value,
+            origin: self.origin,
+            fields: self.fields,
+        };
+        Ok((content, options))
+    }
+}
+
+/// A lead (new or stored) and where it goes.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SendBatch {
+    /// Beside `lead` or inside it.
+    pub project: Option<String>,
+    /// A stored lead: its id, or `ext:` and your own id of it.
+    pub lead_id: Option<String>,
+    /// A new lead.
+    pub lead: Option<LeadContent>,
+    #[allow(missing_docs)]
+    pub integrations: Option<Integrations>,
+    /// Seconds to wait before the first attempt, up to 30 days.
+    pub delay_sec: Option<u32>,
+    /// `false`: the first failure cancels what has not been sent. Default `true`.
+    pub allow_failures: Option<bool>,
+    #[allow(missing_docs)]
+    pub callbacks: Option<Callbacks>,
+    /// Credentials for this send only. Not supported yet: must be empty.
+    #[schema(value_type = Option<Object>)]
+    pub credentials: Option<serde_json::Map<String, Value>>,
+}
+
+/// Where a stored lead goes again.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resend {
+    /// Empty means auto.
+    pub integration_types: Vec<String>,
+}
+
+/// Where the lead is looked for when it is named by `ext:`.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct InProject {
+    /// For `ext:` ids, when the key belongs to no project.
+    pub project: Option<String>,
+}
+
+/// Store a lead and send it
+///
+/// Everything is stored in one transaction before the answer; from then on the lead is neither lost nor silently doubled.
+/// With `Prefer: wait=N` the answer waits for the batch to end (200) or comes after N seconds (202).
+#[utoipa::path(post, path = "/api/leads", tag = "Sending", request_body = NewLead, responses(
+    (status = 202, description = "Stored and queued", body = Sent),
+    (status = 200, description = "A duplicate (nothing was made), or the batch ended within `Prefer: wait`", body = Sent),
+))]
+pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Result<Response, ApiError> {
+    caller.require(Scope::LeadsWrite)?;
+    let once = Once::begin(&app, &caller, &input)?;
+    let body: Result<NewLead, _> = input.json();
+    let ready = async { new_lead(&app, &caller, body?.split()?, "").await };
+    match ready.await {
+        Ok(ready) => send(&app, &caller, &input, once, ready).await,
+        Err(error) => earlier_or(&app, once.as_ref(), error).await,
+    }
+}
+
+async fn new_lead(app: &App, caller: &Caller, (content, options): (LeadContent, SendOptions), at: &str) -> Result<Ready, ApiError> {
+    let project = project_of_body(app, caller, content.project.as_deref(), &format!("{at}/project")).await?;
+    let now = app.now();
+    let made = Made { id: LeadId::new(now), project: project.id, region: normalise::region(&project.default_region), now };
+    let (lead, warnings) = intake::lead(content, made, at)?;
+    Ok(Ready { lead, warnings, options, project, stored: false })
+}
+
+/// Send a new or stored lead to named integrations
+#[utoipa::path(post, path = "/api/integrations/send-batch", tag = "Sending", request_body = SendBatch, responses(
+    (status = 202, description = "Stored and queued", body = Sent),
+    (status = 200, description = "A duplicate (nothing was made), or the batch ended within `Prefer: wait`", body = Sent),
+))]
+pub async fn send_batch(State(app): State<App>, caller: Caller, input: Input) -> Result<Response, ApiError> {
+    caller.require(Scope::LeadsWrite)?;
+    let once = Once::begin(&app, &caller, &input)?;
+    let body: Result<SendBatch, _> = input.json();
+    let ready = async { batch_lead(&app, &caller, body?).await };
+    match ready.await {
+        Ok(ready) => send(&app, &caller, &input, once, ready).await,
+        Err(error) => earlier_or(&app, once.as_ref(), error).await,
+    }
+}
+
+async fn batch_lead(app: &App, caller: &Caller, body: SendBatch) -> Result<Ready, ApiError> {
+    let options = SendOptions::new(body.integrations, body.delay_sec, body.allow_failures, body.callbacks)?;
+    if body.credentials.is_some_and(|credentials| !credentials.is_empty()) {
+        return Err(ApiError::field("/credentials", "not_supported_yet", "credentials for one send are not supported yet"));
+    }
+    match (body.lead_id, body.lead) {
+        (None, Some(mut lead)) => match (&lead.project, &body.project) {
+            (Some(inside), Some(beside)) if inside != beside => {
+                Err(ApiError::field("/lead/project", "invalid_value", "differs from `project`"))
+            }
+            (None, _) => {
+                lead.project = body.project;
+                // Whatever is wrong with the project was said beside the lead, or nowhere.
+                let at_project = project_of_body(app, caller, lead.project.as_deref(), "/project").await?;
+                lead.project = Some(at_project.id.to_string());
+                new_lead(app, caller, (lead, options), "/lead").await
+            }
+            _ => new_lead(app, caller, (lead, options), "/lead").await,
+        },
+        (Some(id), None) => {
+            let found = find_lead(app, caller, &id, body.project.as_deref()).await?;
+            let unknown = || ApiError { errors: vec![], ..ApiError::not_found("lead") };
+            resend_of(app, found.ok_or_else(unknown)?, options).await
+        }
+        _ => Err(ApiError::field("", "one_of", "exactly one of `lead` and `lead_id` must be there")),
+    }
+}
+
+async fn resend_of(app: &App, record: LeadRecord, options: SendOptions) -> Result<Ready, ApiError> {
+    let project = app.project(record.lead.project).await?.ok_or_else(|| ApiError::not_found("lead"))?;
+    Ok(Ready { lead: record.lead, warnings: Vec::new(), options, project, stored: true })
+}
+
+/// Send a stored lead again
+///
+/// Makes a new batch with new deliveries.
+#[utoipa::path(post, path = "/api/leads/{id}/resend", tag = "Sending", request_body = Resend, params(
+    ("id" = String, Path, description = "`lead_…`, or `ext:` and your own id"), InProject,
+), responses(
+    (status = 202, description = "Queued", body = Sent),
+    (status = 200, description = "The batch ended within `Prefer: wait`", body = Sent),
+))]
+pub async fn resend(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Params(within): Params<InProject>,
+    input: Input,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::LeadsWrite)?;
+    let body: Resend = input.json_or_default()?;
+    let once = Once::begin(&app, &caller, &input)?;
+    let list = body.integration_types.into_iter();
+    let named: Vec<_> = list.map(|channel| crate::policy::fanout::Named { channel, credential: None, settings: None }).collect();
+    let wanted = if named.is_empty() { crate::policy::fanout::Wanted::Auto } else { crate::policy::fanout::Wanted::Named(named) };
+    let options = SendOptions { wanted, delay_sec: 0, allow_failures: true };
+    let found = find_lead(&app, &caller, &id, within.project.as_deref()).await?;
+    let ready = resend_of(&app, found.ok_or_else(|| ApiError::not_found("lead"))?, options).await?;
+    send(&app, &caller, &input, once, ready).await.map_err(|mut error| {
+        // The entries of this body stand in a list of another name.
+        for field in &mut error.errors {
+            field.pointer = field.pointer.replacen("/integrations/", "/integration_types/", 1);
+        }
+        error
+    })
+}
+
+/// Search leads
+#[utoipa::path(get, path = "/api/leads", tag = "Sending", params(Filter), responses((status = 200, body = List<LeadView>)))]
+pub async fn list(State(app): State<App>, caller: Caller, Params(filter): Params<Filter>) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsRead)?;
+    if filter.channel.is_some() {
+        return Err(list::not_supported("channel"));
+    }
+    let query = list::query::<LeadStatus>(&app, &caller, filter).await?;
+    let found = app.store.leads(&query).await?;
+    Answer::ok(&list::page(found.items, found.has_more, |record| record.lead.id.uuid(), LeadView::from))
+}
+
+/// One lead with its batches and deliveries
+#[utoipa::path(get, path = "/api/leads/{id}", tag = "Sending", params(
+    ("id" = String, Path, description = "`lead_…`, or `ext:` and your own id"), InProject,
+), responses((status = 200, body = LeadDetail)))]
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Params(within): Params<InProject>,
+) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsRead)?;
+    let record = find_lead(&app, &caller, &id, within.project.as_deref()).await?.ok_or_else(|| ApiError::not_found("lead"))?;
+    let mut batches = Vec::new();
+    for batch in app.store.batches_of_lead(record.lead.id).await? {
+        let deliveries = app.store.deliveries_of_batch(batch.id).await?;
+        let deliveries = deliveries.into_iter().map(DeliveryView::from).collect();
+        batches.push(BatchDetail { batch: BatchView::from(batch), deliveries });
+    }
+    Answer::new(StatusCode::OK, &LeadDetail { lead: record.into(), batches })
+}
+
+/// The lead by `lead_…` or `ext:…`, if the caller sees it.
+async fn find_lead(app: &App, caller: &Caller, text: &str, project: Option<&str>) -> Result<Option<LeadRecord>, ApiError> {
+    let Some(external_id) = text.strip_prefix("ext:") else {
+        let Ok(id) = text.parse() else { return Ok(None) };
+        return Ok(app.store.lead(id).await?.filter(|record| caller.sees(record.lead.project)));
+    };
+    let project = match (project, caller.key.project) {
+        (Some(text), _) => find_project(app, caller, text).await?.map(|project| project.id),
+        (None, Some(own)) => Some(own),
+        (None, None) => {
+            let detail = "the key belongs to no project, so `project` must say where the lead is looked for";
+            return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "project_required", detail));
+        }
+    };
+    match project {
+        Some(project) => Ok(app.store.lead_by_external_id(project, external_id).await?),
+        None => Ok(None),
+    }
+}

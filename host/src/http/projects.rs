@@ -1,0 +1,188 @@
+//! Projects.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::answer::{Answer, Once, written};
+use super::auth::{Caller, find_project};
+use super::error::ApiError;
+use super::input::{Input, Params};
+use super::list::{self, Paging};
+use super::views::List;
+use crate::app::App;
+use crate::model::{DedupSettings, Project, ProjectId, Scope, Timestamp};
+use crate::policy::{FieldError, normalise};
+
+/// Longest time for which duplicates are remembered: 30 days.
+const MAX_TTL_SEC: u32 = 2_592_000;
+
+/// A new project.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewProject {
+    /// Your own id of it; unique, 1 to 255 characters.
+    pub external_id: String,
+    /// 1 to 255 characters; the external id without one.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// ISO 3166 region in which numbers without a country code are read. Default `RU`.
+    #[serde(default)]
+    pub default_region: Option<String>,
+    /// IANA name. Default `Europe/Moscow`.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// Language of texts made for people. Default `ru`.
+    #[serde(default)]
+    pub locale: Option<String>,
+    #[serde(default)]
+    #[allow(missing_docs)]
+    pub dedup: Option<DedupSettings>,
+}
+
+/// Changes of a project; what is absent stays.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ProjectChanges {
+    pub name: Option<String>,
+    pub default_region: Option<String>,
+    pub time_zone: Option<String>,
+    pub locale: Option<String>,
+    pub dedup: Option<DedupSettings>,
+}
+
+/// A project.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[allow(missing_docs)]
+pub struct ProjectView {
+    /// `prj_…`
+    pub id: String,
+    pub external_id: String,
+    pub name: String,
+    pub default_region: String,
+    pub time_zone: String,
+    pub locale: String,
+    pub dedup: DedupSettings,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+}
+
+impl From<Project> for ProjectView {
+    fn from(project: Project) -> Self {
+        Self {
+            id: project.id.to_string(),
+            external_id: project.external_id,
+            name: project.name,
+            default_region: project.default_region,
+            time_zone: project.time_zone,
+            locale: project.locale,
+            dedup: project.dedup,
+            created_at: project.created_at,
+            updated_at: project.updated_at,
+        }
+    }
+}
+
+fn check(project: &Project) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    let mut wrong = |fine: bool, field: &str, code, detail: &str| {
+        if !fine {
+            errors.push(FieldError::new(format!("/{field}"), code, detail));
+        }
+    };
+    let name = |text: &str| !text.trim().is_empty() && text.chars().count() <= 255;
+    let plain = |text: &str, extra: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || extra.as_bytes().contains(&byte));
+    wrong(name(&project.external_id), "external_id", "invalid_length", "must have 1 to 255 characters");
+    wrong(name(&project.name), "name", "invalid_length", "must have 1 to 255 characters");
+    let region = normalise::region(&project.default_region).is_some();
+    wrong(region, "default_region", "invalid_region", "must be an ISO 3166 region such as RU");
+    let zone = (1..=64).contains(&project.time_zone.len()) && plain(&project.time_zone, "/_+-");
+    wrong(zone, "time_zone", "invalid_time_zone", "must be an IANA name such as Europe/Moscow");
+    let locale = (2..=35).contains(&project.locale.len()) && plain(&project.locale, "-");
+    wrong(locale, "locale", "invalid_locale", "must be a language tag such as ru");
+    wrong((1..=MAX_TTL_SEC).contains(&project.dedup.ttl_sec), "dedup/ttl_sec", "invalid_value", "must be 1 to 2592000");
+    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
+}
+
+/// Create a project
+#[utoipa::path(post, path = "/api/projects", tag = "Administration", request_body = NewProject,
+    responses((status = 201, body = ProjectView)))]
+pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Result<Answer, ApiError> {
+    caller.require(Scope::PlatformAdmin)?;
+    let body: NewProject = input.json()?;
+    let now = app.now();
+    let project = Project {
+        id: ProjectId::new(now),
+        name: body.name.unwrap_or_else(|| body.external_id.clone()),
+        external_id: body.external_id,
+        default_region: body.default_region.unwrap_or_else(|| "RU".into()),
+        time_zone: body.time_zone.unwrap_or_else(|| "Europe/Moscow".into()),
+        locale: body.locale.unwrap_or_else(|| "ru".into()),
+        dedup: body.dedup.unwrap_or_default(),
+        created_at: now,
+        updated_at: now,
+    };
+    check(&project)?;
+    let once = Once::begin(&app, &caller, &input)?;
+    let answer = Answer::new(StatusCode::CREATED, &ProjectView::from(project.clone()))?.at(format!("/api/projects/{}", project.id));
+    let keep = once.as_ref().map(|once| once.keep(&app, &answer));
+    let done = app.store.create_project(&project, keep).await?;
+    written(&app, once.as_ref(), done, answer)
+}
+
+/// List projects, oldest first
+#[utoipa::path(get, path = "/api/projects", tag = "Administration", params(Paging), responses((status = 200, body = List<ProjectView>)))]
+pub async fn list(State(app): State<App>, caller: Caller, Params(paging): Params<Paging>) -> Result<Answer, ApiError> {
+    caller.require(Scope::ProjectAdmin)?;
+    let (after, limit) = (list::cursor(paging.cursor.as_deref())?, list::limit(paging.limit)?);
+    if let Some(own) = caller.key.project {
+        let rows = app.store.project(own).await?.into_iter().collect();
+        return Answer::ok(&list::page(rows, false, |project: &Project| project.id.uuid(), ProjectView::from));
+    }
+    let found = app.store.projects(after.map(ProjectId::from_uuid), limit).await?;
+    Answer::ok(&list::page(found.items, found.has_more, |project| project.id.uuid(), ProjectView::from))
+}
+
+/// One project
+#[utoipa::path(get, path = "/api/projects/{id}", tag = "Administration",
+    params(("id" = String, Path, description = "`prj_…`, or `ext:` and your own id")), responses((status = 200, body = ProjectView)))]
+pub async fn show(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<Answer, ApiError> {
+    caller.require(Scope::ProjectAdmin)?;
+    let project = find_project(&app, &caller, &id).await?.ok_or_else(|| ApiError::not_found("project"))?;
+    Answer::ok(&ProjectView::from(Project::clone(&project)))
+}
+
+/// Change a project
+#[utoipa::path(patch, path = "/api/projects/{id}", tag = "Administration", request_body = ProjectChanges,
+    params(("id" = String, Path, description = "`prj_…`, or `ext:` and your own id")), responses((status = 200, body = ProjectView)))]
+pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<String>, input: Input) -> Result<Answer, ApiError> {
+    caller.require(Scope::ProjectAdmin)?;
+    let body: ProjectChanges = input.json()?;
+    let seen = find_project(&app, &caller, &id).await?.ok_or_else(|| ApiError::not_found("project"))?;
+    // What is changed is what the store has now, not what the cache had a moment ago.
+    let mut project = app.store.project(seen.id).await?.ok_or_else(|| ApiError::not_found("project"))?;
+    let fields = [
+        (&mut project.name, body.name),
+        (&mut project.default_region, body.default_region),
+        (&mut project.time_zone, body.time_zone),
+        (&mut project.locale, body.locale),
+    ];
+    for (field, change) in fields {
+        if let Some(change) = change {
+            *field = change;
+        }
+    }
+    if let Some(dedup) = body.dedup {
+        project.dedup = dedup;
+    }
+    project.updated_at = app.now();
+    check(&project)?;
+    if !app.store.update_project(&project).await? {
+        return Err(ApiError::not_found("project"));
+    }
+    app.projects_changed();
+    Answer::ok(&ProjectView::from(project))
+}

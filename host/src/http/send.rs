@@ -1,0 +1,310 @@
+//! The way of a lead from a checked body to its answer: credentials chosen, one transaction, lanes told, perhaps a wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::answer::{Answer, Once, key_reused, sealer};
+use super::auth::Caller;
+use super::error::ApiError;
+use super::input::{self, Input};
+use super::integrations::SendOptions;
+use crate::app::App;
+use crate::model::{
+    BatchId, BatchOptions, BatchStatus, Credential, CredentialId, DeliveryId, DeliveryStatus, Lead, LeadId, LeadStatus, Project, Scope,
+    Timestamp,
+};
+use crate::policy::fanout::{Plan, Target, fan_out};
+use crate::policy::{FieldError, Warning, dedup};
+use crate::store::{Accepted, AnswerOf, DedupKey, Intake, NewDelivery, Written};
+
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// What became of a send call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SendStatus {
+    /// Stored and queued.
+    Accepted,
+    /// Some deliveries have ended.
+    Processing,
+    /// All delivered or skipped.
+    Completed,
+    /// Some delivered, some not.
+    Partial,
+    /// None delivered.
+    Failed,
+    /// Stored; no credential wanted it.
+    Unrouted,
+    /// There already; nothing was made.
+    Duplicate,
+}
+
+impl From<LeadStatus> for SendStatus {
+    fn from(status: LeadStatus) -> Self {
+        match status {
+            LeadStatus::Accepted => Self::Accepted,
+            LeadStatus::Processing => Self::Processing,
+            LeadStatus::Completed => Self::Completed,
+            LeadStatus::Partial => Self::Partial,
+            LeadStatus::Failed => Self::Failed,
+            LeadStatus::Unrouted => Self::Unrouted,
+        }
+    }
+}
+
+/// The answer to a send call.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Sent<'a> {
+    /// `lead_…`
+    #[schema(value_type = String)]
+    pub lead_id: LeadId,
+    /// `bat_…`; absent for a duplicate.
+    #[schema(value_type = Option<String>)]
+    pub batch_id: Option<BatchId>,
+    #[allow(missing_docs)]
+    pub duplicate: bool,
+    /// The first lead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub duplicate_of: Option<LeadId>,
+    #[allow(missing_docs)]
+    pub status: SendStatus,
+    #[allow(missing_docs)]
+    pub deliveries: Vec<SentDelivery<'a>>,
+    #[allow(missing_docs)]
+    pub warnings: &'a [Warning],
+}
+
+/// A delivery in the answer to a send call.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct SentDelivery<'a> {
+    /// `dlv_…`
+    #[schema(value_type = String)]
+    pub id: DeliveryId,
+    #[allow(missing_docs)]
+    pub channel: &'a str,
+    #[schema(value_type = String)]
+    #[allow(missing_docs)]
+    pub credential_id: CredentialId,
+    #[allow(missing_docs)]
+    pub status: DeliveryStatus,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[allow(missing_docs)]
+    pub due_at: Option<Timestamp>,
+}
+
+/// A lead that is ready to be stored and sent.
+pub struct Ready {
+    #[allow(missing_docs)]
+    pub lead: Lead,
+    #[allow(missing_docs)]
+    pub warnings: Vec<Warning>,
+    #[allow(missing_docs)]
+    pub options: SendOptions,
+    #[allow(missing_docs)]
+    pub project: Arc<Project>,
+    /// It is in the store already: this is a resend.
+    pub stored: bool,
+}
+
+/// Chooses the credentials, stores everything, tells the lanes, and waits as long as the client prefers.
+pub async fn send(app: &App, caller: &Caller, input: &Input, once: Option<Once>, ready: Ready) -> Result<Response, ApiError> {
+    match plan(app, caller, &ready).await {
+        Ok(plan) => commit(app, input, once, ready, plan).await,
+        Err(error) => earlier_or(app, once.as_ref(), error).await,
+    }
+}
+
+/// The answer kept for the same request when it was once fine but is not any more; else the error.
+pub async fn earlier_or(app: &App, once: Option<&Once>, error: ApiError) -> Result<Response, ApiError> {
+    if let Some(once) = once
+        && let Some(answer) = once.earlier(app).await?
+    {
+        return Ok(answer.into_response());
+    }
+    Err(error)
+}
+
+async fn plan(app: &App, caller: &Caller, ready: &Ready) -> Result<Plan, ApiError> {
+    let credentials = app.credentials(ready.project.id).await?;
+    let installed = |channel: &str| app.registry.installed(channel);
+    let plan = fan_out(&ready.options.wanted, ready.lead.entity.as_deref(), &credentials, installed, "/integrations")?;
+    for target in &plan.targets {
+        check_settings(app, caller, target)?;
+    }
+    Ok(plan)
+}
+
+/// Settings of one send must leave the credential's config valid, and must not move its secrets elsewhere.
+fn check_settings(app: &App, caller: &Caller, target: &Target) -> Result<(), ApiError> {
+    let (Some(settings), Some(entry)) = (&target.settings, target.entry) else { return Ok(()) };
+    let at = format!("/integrations/{entry}/settings");
+    let credential: &Credential = &target.credential;
+    if !credential.secrets.is_empty() && !caller.may(Scope::ProjectAdmin) {
+        let manifest = app.registry.manifest(&credential.channel);
+        let fixed = manifest.map(|manifest| super::credentials::addresses(&manifest)).unwrap_or_default();
+        if let Some(name) = settings.keys().find(|name| fixed.contains(*name)) {
+            let detail = format!("`{name}` decides where the credential's secrets go; only a key with `project:admin` may override it");
+            return Err(ApiError::field(format!("{at}/{name}"), "setting_fixed", detail));
+        }
+    }
+    let mut config: Map<String, Value> = credential.config.clone();
+    config.extend(settings.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let problems = app.registry.check_config(&credential.channel, &config).unwrap_or_default();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let errors = problems.into_iter().map(|problem| {
+        let below = problem.pointer.strip_prefix("/config").unwrap_or(&problem.pointer);
+        FieldError::new(format!("{at}{below}"), problem.code, problem.detail)
+    });
+    Err(ApiError::fields(errors.collect()))
+}
+
+async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan: Plan) -> Result<Response, ApiError> {
+    let now = app.now();
+    let Ready { lead, mut warnings, options, project, stored } = ready;
+    warnings.extend(plan.warnings);
+    let (lead_id, batch) = (lead.id, BatchId::new(now));
+    let due_at = now.plus(Duration::from_secs(u64::from(options.delay_sec)));
+    let deliveries: Vec<NewDelivery> = plan
+        .targets
+        .into_iter()
+        .map(|target| NewDelivery {
+            id: DeliveryId::new(now),
+            credential_id: target.credential.id,
+            channel: target.credential.channel.clone(),
+            due_at,
+            settings: target.settings.map(Value::Object),
+        })
+        .collect();
+    let status = if deliveries.is_empty() { LeadStatus::Unrouted } else { LeadStatus::Accepted };
+    let dedup = (!stored && project.dedup.enabled)
+        .then(|| DedupKey { hash: dedup::hash(&lead), expires_at: now.plus(Duration::from_secs(u64::from(project.dedup.ttl_sec))) });
+    let fresh = Answer::new(
+        StatusCode::ACCEPTED,
+        &Sent {
+            lead_id,
+            batch_id: Some(batch),
+            duplicate: false,
+            duplicate_of: None,
+            status: status.into(),
+            deliveries: deliveries.iter().map(|delivery| sent_delivery(delivery)).collect(),
+            warnings: &warnings,
+        },
+    )?
+    .at(format!("/api/leads/{lead_id}"));
+    let idempotency = once.as_ref().map(|once| {
+        let (seal, fresh) = (sealer(app, once), fresh.clone());
+        let answer_of: AnswerOf = Arc::new(move |accepted: &Accepted| match accepted {
+            Accepted::New => seal(&fresh),
+            Accepted::Duplicate { of } => duplicate(*of).map_or_else(|_| seal(&fresh), |answer| seal(&answer)),
+        });
+        (once.key.clone(), answer_of)
+    });
+    let hints: Vec<(CredentialId, Timestamp)> = deliveries.iter().map(|delivery| (delivery.credential_id, due_at)).collect();
+    let wait = input::wait(&input.headers).filter(|_| !hints.is_empty());
+    let ended = wait.map(|wait| (wait, app.lanes.wait_for(batch)));
+    let intake = Intake {
+        lead,
+        status,
+        dedup,
+        batch,
+        options: BatchOptions { allow_failures: options.allow_failures },
+        deliveries,
+        correlation: input.correlation.clone(),
+        idempotency,
+    };
+    let correlation = input.correlation.clone();
+    // In a task of its own: a client that hangs up must not keep the lanes from hearing of what was stored.
+    let (store, lanes) = (Arc::clone(&app.store), Arc::clone(&app.lanes));
+    let task = tokio::spawn(async move {
+        let done = store.accept(intake).await;
+        if matches!(done, Ok(Written::New(Accepted::New))) {
+            lanes.hint(&hints);
+            tracing::info!(lead.id = %lead_id, batch.id = %batch, deliveries = hints.len(), correlation, "lead {lead_id} accepted");
+        }
+        (done, once)
+    });
+    let (done, once) = task.await.map_err(|error| ApiError::internal(&error))?;
+    match (done?, once) {
+        (Written::New(Accepted::New), _) => match ended {
+            Some((wait, ended)) => waited(app, wait, ended, lead_id, batch, &warnings).await,
+            None => Ok(fresh.into_response()),
+        },
+        (Written::New(Accepted::Duplicate { of }), _) => Ok(duplicate(of)?.into_response()),
+        (Written::Replayed(kept), Some(once)) => Ok(once.replay(app, &kept)?.into_response()),
+        (Written::Replayed(_), None) => Err(ApiError::internal(&"an answer was replayed without a key")),
+        (Written::KeyReused, _) => Err(key_reused()),
+    }
+}
+
+fn sent_delivery(delivery: &NewDelivery) -> SentDelivery<'_> {
+    SentDelivery {
+        id: delivery.id,
+        channel: &delivery.channel,
+        credential_id: delivery.credential_id,
+        status: DeliveryStatus::Queued,
+        due_at: Some(delivery.due_at),
+    }
+}
+
+fn duplicate(of: LeadId) -> Result<Answer, ApiError> {
+    let sent = Sent {
+        lead_id: of,
+        batch_id: None,
+        duplicate: true,
+        duplicate_of: Some(of),
+        status: SendStatus::Duplicate,
+        deliveries: Vec::new(),
+        warnings: &[],
+    };
+    Ok(Answer::ok(&sent)?.at(format!("/api/leads/{of}")))
+}
+
+/// 200 with how it ended, or 202 with how far it came.
+async fn waited(
+    app: &App,
+    wait: Duration,
+    ended: impl Future<Output = BatchStatus> + Send,
+    lead_id: LeadId,
+    batch: BatchId,
+    warnings: &[Warning],
+) -> Result<Response, ApiError> {
+    let until = app.now().plus(wait);
+    let in_time = tokio::select! {
+        _ = ended => true,
+        () = app.clock.sleep_until(until) => false,
+    };
+    let deliveries = app.store.deliveries_of_batch(batch).await?;
+    let record = app.store.lead(lead_id).await?.ok_or_else(|| ApiError::internal(&"a lead vanished"))?;
+    let sent = Sent {
+        lead_id,
+        batch_id: Some(batch),
+        duplicate: false,
+        duplicate_of: None,
+        status: record.status.into(),
+        deliveries: deliveries
+            .iter()
+            .map(|delivery| SentDelivery {
+                id: delivery.id,
+                channel: &delivery.channel,
+                credential_id: delivery.credential_id,
+                status: delivery.status,
+                due_at: delivery.due_at.filter(|_| delivery.status == DeliveryStatus::Queued),
+            })
+            .collect(),
+        warnings,
+    };
+    let status = if in_time { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut response = Answer::new(status, &sent)?.at(format!("/api/leads/{lead_id}")).into_response();
+    if let Ok(value) = HeaderValue::try_from(format!("wait={}", wait.as_secs())) {
+        response.headers_mut().insert(PREFERENCE_APPLIED, value);
+    }
+    Ok(response)
+}

@@ -1,0 +1,293 @@
+//! What answers look like.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::model::{
+    Attempt, AttemptOutcome, Batch, BatchStatus, Delivery, DeliveryStatus, Exchange, LeadRecord, LeadStatus, Origin, Phone, RemoteRef,
+    Timestamp,
+};
+use crate::policy::intake::Amount;
+
+/// A page of a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct List<T> {
+    /// Newest first, unless the list says otherwise.
+    pub data: Vec<T>,
+    /// Give it as `cursor` for the next page.
+    pub next_cursor: Option<String>,
+    #[allow(missing_docs)]
+    pub has_more: bool,
+}
+
+/// A lead.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct LeadView {
+    /// `lead_…`
+    pub id: String,
+    /// `prj_…`
+    pub project: String,
+    /// Your own id of the project's unit.
+    pub entity: Option<String>,
+    /// Your own id of the lead.
+    pub external_id: Option<String>,
+    #[allow(missing_docs)]
+    pub status: LeadStatus,
+    #[allow(missing_docs)]
+    pub title: Option<String>,
+    #[allow(missing_docs)]
+    pub name: Option<String>,
+    #[allow(missing_docs)]
+    pub company: Option<String>,
+    #[allow(missing_docs)]
+    pub phones: Vec<Phone>,
+    #[allow(missing_docs)]
+    pub emails: Vec<String>,
+    #[allow(missing_docs)]
+    pub comment: Option<String>,
+    #[allow(missing_docs)]
+    pub value: Option<Amount>,
+    #[allow(missing_docs)]
+    pub origin: Origin,
+    #[schema(value_type = Object)]
+    #[allow(missing_docs)]
+    pub fields: Map<String, Value>,
+    #[schema(value_type = String, format = DateTime)]
+    #[allow(missing_docs)]
+    pub created_at: Timestamp,
+}
+
+impl From<LeadRecord> for LeadView {
+    fn from(LeadRecord { lead, status }: LeadRecord) -> Self {
+        Self {
+            id: lead.id.to_string(),
+            project: lead.project.to_string(),
+            entity: lead.entity,
+            external_id: lead.external_id,
+            status,
+            title: lead.title,
+            name: lead.name,
+            company: lead.company,
+            phones: lead.phones,
+            emails: lead.emails,
+            comment: lead.comment,
+            value: lead.value.as_ref().map(Amount::of),
+            origin: lead.origin,
+            fields: lead.fields,
+            created_at: lead.created_at,
+        }
+    }
+}
+
+/// A lead with its batches, newest first.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct LeadDetail {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub lead: LeadView,
+    #[allow(missing_docs)]
+    pub batches: Vec<BatchDetail>,
+}
+
+/// How many deliveries of a batch are in which state.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[allow(missing_docs)]
+pub struct Counts {
+    /// Queued or sending.
+    pub pending: u32,
+    pub delivered: u32,
+    pub skipped: u32,
+    pub failed: u32,
+    pub in_doubt: u32,
+    pub cancelled: u32,
+}
+
+/// The deliveries made by one send call.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct BatchView {
+    /// `bat_…`
+    pub id: String,
+    #[allow(missing_docs)]
+    pub lead_id: String,
+    #[allow(missing_docs)]
+    pub status: BatchStatus,
+    /// The sum of `counts`, always.
+    pub total: u32,
+    #[allow(missing_docs)]
+    pub counts: Counts,
+    /// `false`: the first failure cancels what has not been sent.
+    pub allow_failures: bool,
+    #[schema(value_type = String, format = DateTime)]
+    #[allow(missing_docs)]
+    pub created_at: Timestamp,
+    /// When the last delivery ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Timestamp>,
+}
+
+impl From<Batch> for BatchView {
+    fn from(batch: Batch) -> Self {
+        let counts = batch.counts;
+        Self {
+            id: batch.id.to_string(),
+            lead_id: batch.lead_id.to_string(),
+            status: batch.status,
+            total: counts.total,
+            counts: Counts {
+                pending: counts.pending,
+                delivered: counts.delivered,
+                skipped: counts.skipped,
+                failed: counts.failed,
+                in_doubt: counts.in_doubt,
+                cancelled: counts.cancelled,
+            },
+            allow_failures: batch.options.allow_failures,
+            created_at: batch.created_at,
+            finished_at: batch.finished_at,
+        }
+    }
+}
+
+/// A batch with its deliveries, in the order in which they were asked for.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct BatchDetail {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub batch: BatchView,
+    #[allow(missing_docs)]
+    pub deliveries: Vec<DeliveryView>,
+}
+
+/// A batch that was cancelled as far as it could be.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct BatchCancelled {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub batch: BatchView,
+    /// Deliveries that this call cancelled.
+    pub cancelled_count: u32,
+}
+
+/// One lead on its way to one credential.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct DeliveryView {
+    /// `dlv_…`; also the idempotency key that the remote side gets.
+    pub id: String,
+    #[allow(missing_docs)]
+    pub batch_id: String,
+    #[allow(missing_docs)]
+    pub lead_id: String,
+    #[allow(missing_docs)]
+    pub project: String,
+    #[allow(missing_docs)]
+    pub credential_id: String,
+    #[allow(missing_docs)]
+    pub channel: String,
+    #[allow(missing_docs)]
+    pub status: DeliveryStatus,
+    /// Attempts that count towards the retry limit.
+    pub attempt_count: u32,
+    /// When the next attempt is due.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub due_at: Option<Timestamp>,
+    /// The last refusal, machine-readable.
+    pub last_code: Option<String>,
+    /// The last refusal in words.
+    pub last_error: Option<String>,
+    /// Ids the remote side gave.
+    pub refs: Vec<RemoteRef>,
+    /// Where to look at it on the remote side.
+    pub url: Option<String>,
+    /// Settings of this send over the credential's.
+    #[schema(value_type = Option<Object>)]
+    pub settings: Option<Value>,
+    #[schema(value_type = String, format = DateTime)]
+    #[allow(missing_docs)]
+    pub created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[allow(missing_docs)]
+    pub finished_at: Option<Timestamp>,
+}
+
+impl From<Delivery> for DeliveryView {
+    fn from(delivery: Delivery) -> Self {
+        Self {
+            id: delivery.id.to_string(),
+            batch_id: delivery.batch_id.to_string(),
+            lead_id: delivery.lead_id.to_string(),
+            project: delivery.project.to_string(),
+            credential_id: delivery.credential_id.to_string(),
+            channel: delivery.channel,
+            status: delivery.status,
+            attempt_count: delivery.attempts,
+            // While a delivery is sent this is the end of its lease, which says nothing to a client.
+            due_at: delivery.due_at.filter(|_| delivery.status == DeliveryStatus::Queued),
+            last_code: delivery.last_code,
+            last_error: delivery.last_error,
+            refs: delivery.refs,
+            url: delivery.url,
+            settings: delivery.settings,
+            created_at: delivery.created_at,
+            finished_at: delivery.finished_at,
+        }
+    }
+}
+
+/// A delivery with its attempts.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct DeliveryDetail {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub delivery: DeliveryView,
+    /// By number.
+    pub attempts: Vec<AttemptView>,
+}
+
+/// One call of the plugin for one delivery.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct AttemptView {
+    /// `att_…`
+    pub id: String,
+    /// From 1.
+    pub no: u32,
+    #[schema(value_type = String, format = DateTime)]
+    #[allow(missing_docs)]
+    pub started_at: Timestamp,
+    #[allow(missing_docs)]
+    pub duration_ms: u32,
+    #[allow(missing_docs)]
+    pub outcome: AttemptOutcome,
+    /// Whether it counts towards the retry limit.
+    pub counted: bool,
+    /// Machine-readable.
+    pub code: Option<String>,
+    /// For an admin.
+    pub message: Option<String>,
+    /// Requests and answers, secrets and personal data masked.
+    pub exchanges: Vec<Exchange>,
+    /// `channel@version`.
+    pub plugin: String,
+    /// `X-Request-Id` of the request that made the batch.
+    pub correlation: String,
+    #[allow(missing_docs)]
+    pub node: String,
+}
+
+impl From<Attempt> for AttemptView {
+    fn from(attempt: Attempt) -> Self {
+        Self {
+            id: attempt.id.to_string(),
+            no: attempt.no,
+            started_at: attempt.started_at,
+            duration_ms: attempt.duration_ms,
+            outcome: attempt.outcome,
+            counted: attempt.counted,
+            code: attempt.code,
+            message: attempt.message,
+            exchanges: attempt.exchanges,
+            plugin: attempt.plugin,
+            correlation: attempt.correlation,
+            node: attempt.node,
+        }
+    }
+}
