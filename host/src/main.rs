@@ -1,3 +1,236 @@
-//! The `leadwire` command.
+//! The `leadwire` command: reads flags, runs the host, and the author's and operator's small tools.
 
-fn main() {}
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use leadwire::clock::{Clock, SystemClock};
+use leadwire::config::{Config, DEFAULTS, Flags};
+use leadwire::model::{ApiKey, KeyId, Scope};
+use leadwire::plugin::package;
+use leadwire::store::Store;
+use leadwire::store::sqlite::{SqliteStore, StoreOptions};
+use leadwire::{keys, serve, telemetry};
+
+// The system's allocator gives memory back late and contends between threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Brings sales leads to every CRM, inbox, chat and webhook.
+#[derive(Parser)]
+#[command(name = "leadwire", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take leads and deliver them.
+    Serve(Flags),
+    /// Print the commented default settings.
+    Config,
+    /// API keys, made directly in the database.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Plugin files.
+    Channel {
+        #[command(subcommand)]
+        command: ChannelCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Make a key and print it; it is shown only now. The host must not be running on the same SQLite file.
+    Create {
+        /// For people, to know it by.
+        #[arg(long)]
+        name: String,
+        /// leads:write, leads:read, project:admin or platform:admin; may be given several times.
+        #[arg(long = "scope", required = true, value_parser = parse_scope)]
+        scopes: Vec<Scope>,
+        #[command(flatten)]
+        flags: Flags,
+    },
+}
+
+#[allow(clippy::large_enum_variant, reason = "made once, at the start")]
+#[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "made once")]
+enum ChannelCommand {
+    /// The plugin files in the channels folder, and what would be refused.
+    List {
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
+    /// What a plugin file is and what it may do.
+    Inspect {
+        /// A `.wasm` file.
+        file: PathBuf,
+        /// Print the whole manifest as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a plugin file from a built core module and its plugin.toml.
+    Pack {
+        /// The plugin's manifest; the config schema it names is read from beside it.
+        #[arg(long, value_name = "FILE")]
+        manifest: PathBuf,
+        /// Folder (then the name is CHANNEL-VERSION.wasm) or file to write.
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+        /// What `cargo build --target wasm32-unknown-unknown` made.
+        module: PathBuf,
+    },
+}
+
+fn parse_scope(text: &str) -> Result<Scope, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| "write leads:write, leads:read, project:admin or platform:admin".into())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Serve(flags) => run(&flags),
+        Command::Config => print(DEFAULTS),
+        Command::Key { command: KeyCommand::Create { name, scopes, flags } } => create_key(name, scopes, &flags),
+        Command::Channel { command: ChannelCommand::List { flags } } => list_channels(&flags),
+        Command::Channel { command: ChannelCommand::Inspect { file, json } } => inspect(&file, json),
+        Command::Channel { command: ChannelCommand::Pack { manifest, out, module } } => pack(&manifest, &out, &module),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "leadwire: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    // A closed pipe, as in `leadwire config | head`, is not worth a word.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn load(flags: &Flags) -> anyhow::Result<Config> {
+    Ok(Config::load(flags, &|name| std::env::var(name).ok())?)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn run(flags: &Flags) -> anyhow::Result<()> {
+    let config = load(flags)?;
+    telemetry::init(&config)?;
+    runtime()?.block_on(async {
+        // Listened for from the first moment: a stop that comes while the host starts, or just after, is a stop too.
+        let mut stop = std::pin::pin!(stop_signal()?);
+        let host = tokio::select! {
+            host = serve::start(config, Arc::new(SystemClock)) => host?,
+            () = &mut stop => {
+                tracing::info!("stopped while starting");
+                return Ok(());
+            }
+        };
+        stop.await;
+        tracing::info!("stopping: no new leads; calls in flight end first");
+        host.stop().await;
+        Ok(())
+    })
+}
+
+/// Takes the signals over now, and waits for one when awaited.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn create_key(name: String, scopes: Vec<Scope>, flags: &Flags) -> anyhow::Result<()> {
+    let config = load(flags)?;
+    runtime()?.block_on(async {
+        std::fs::create_dir_all(&config.data_dir)?;
+        let store = SqliteStore::open(&config.database, StoreOptions::default())
+            .await
+            .context("the host may be running: then make the key with POST /api/keys")?;
+        let text = keys::new_text()?;
+        let now = SystemClock.now();
+        let key = ApiKey {
+            id: KeyId::new(now),
+            name,
+            hash: keys::hash(text.expose()),
+            hint: keys::hint(text.expose()),
+            scopes,
+            project: None,
+            created_at: now,
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+        };
+        store.create_key(&key, None).await?;
+        print(&format!("{}\n", text.expose()))
+    })
+}
+
+fn list_channels(flags: &Flags) -> anyhow::Result<()> {
+    let config = load(flags)?;
+    let folder = &config.channels_dir;
+    let mut names: Vec<PathBuf> = std::fs::read_dir(folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
+        .collect();
+    names.sort();
+    let mut out = String::new();
+    for path in &names {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match std::fs::read(path).map_err(anyhow::Error::from).and_then(|bytes| Ok(package::read(bytes)?)) {
+            Ok(package) => out.push_str(&format!("{name}: {} {}\n", package.manifest.channel, package.manifest.version)),
+            Err(error) => out.push_str(&format!("{name}: refused: {error:#}\n")),
+        }
+    }
+    if names.is_empty() {
+        out = format!("no plugin files in {}\n", folder.display());
+    }
+    print(&out)
+}
+
+fn inspect(file: &std::path::Path, json: bool) -> anyhow::Result<()> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let size = bytes.len();
+    let package = package::read(bytes).with_context(|| file.display().to_string())?;
+    if json {
+        return print(&format!("{}\n", serde_json::to_string_pretty(&package.manifest)?));
+    }
+    print(&leadwire::plugin::describe(&package, size))
+}
+
+fn pack(manifest: &std::path::Path, out: &std::path::Path, module: &std::path::Path) -> anyhow::Result<()> {
+    let wasm = std::fs::read(module).with_context(|| format!("cannot read {}: build the plugin first", module.display()))?;
+    let (manifest, packed) = package::pack(&wasm, manifest)?;
+    let is_file = out.extension().is_some_and(|extension| extension == "wasm");
+    let path = if is_file { out.to_path_buf() } else { out.join(package::file_name(&manifest)) };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    // Written beside and moved: a host that watches the folder sees the whole file or none.
+    let part = path.with_extension("wasm.part");
+    std::fs::write(&part, &packed)
+        .and_then(|()| std::fs::rename(&part, &path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    print(&format!("{} ({} bytes): {} {}\n", path.display(), packed.len(), manifest.channel, manifest.version))
+}
