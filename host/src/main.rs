@@ -62,7 +62,6 @@ enum KeyCommand {
 
 #[allow(clippy::large_enum_variant, reason = "made once, at the start")]
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "made once")]
 enum ChannelCommand {
     /// The plugin files in the channels folder, and what would be refused.
     List {
