@@ -9,6 +9,8 @@ use anyhow::{Result, bail};
 use crate::paths::Paths;
 use crate::{plugins, steps};
 
+/// The cargo-deny whose command line is spoken here.
+const DENY_VERSION: &str = "0.20.2";
 /// Building cargo-deny takes two to four minutes on two cores.
 const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// The advisory database is small; longer means that it cannot be had.
@@ -44,19 +46,18 @@ pub fn run(paths: &Paths) -> Result<()> {
 fn deny(paths: &Paths, manifests: &[PathBuf]) -> Result<()> {
     let Some(program) = deny_program(paths) else {
         println!(
-            "\nSKIPPED: the dependency check: cargo-deny is not here and could not be installed (`cargo install cargo-deny --locked`)\n"
+            "\nSKIPPED: the dependency check: cargo-deny is not here and could not be installed (`cargo install cargo-deny --locked --version {DENY_VERSION}`)\n"
         );
         return Ok(());
     };
     let command = |manifest: &PathBuf, args: &[&str]| {
         let mut deny = Command::new(&program);
-        deny.current_dir(&paths.root).arg("--manifest-path").arg(manifest).args(args);
+        deny.current_dir(&paths.root).arg("--config").arg(paths.root.join("deny.toml"));
+        deny.arg("--manifest-path").arg(manifest).args(args);
         deny
     };
-    let config = paths.root.join("deny.toml");
-    let config = config.to_string_lossy();
     for manifest in manifests {
-        let mut check = command(manifest, &["check", "--hide-inclusion-graph", "--config", &config, "licenses", "bans", "sources"]);
+        let mut check = command(manifest, &["check", "--hide-inclusion-graph", "licenses", "bans", "sources"]);
         steps::run(paths, &format!("deny {}", crate::shown(manifest)), &mut check)?;
     }
     if let Err(error) = steps::run_within(paths, "fetch advisories", &mut command(&manifests[0], &["fetch", "db"]), FETCH_LIMIT) {
@@ -64,23 +65,25 @@ fn deny(paths: &Paths, manifests: &[PathBuf]) -> Result<()> {
         return Ok(());
     }
     for manifest in manifests {
-        let mut check = command(manifest, &["check", "--hide-inclusion-graph", "--disable-fetch", "--config", &config, "advisories"]);
+        let mut check = command(manifest, &["--offline", "check", "--hide-inclusion-graph", "advisories"]);
         steps::run(paths, &format!("advisories {}", crate::shown(manifest)), &mut check)?;
     }
     Ok(())
 }
 
-/// cargo-deny of this machine, or one built for this repository.
+/// cargo-deny in the pinned version, of this machine or built for this repository. Its options moved between versions, so that
+/// another version is no use.
 fn deny_program(paths: &Paths) -> Option<PathBuf> {
     let here = PathBuf::from("cargo-deny");
     let own = paths.root.join("target/tools/bin/cargo-deny");
     for program in [here, own.clone()] {
-        if steps::output(Command::new(&program).arg("--version")).is_ok() {
+        let version = steps::output(Command::new(&program).arg("--version"));
+        if version.is_ok_and(|printed| printed.split_whitespace().any(|word| word == DENY_VERSION)) {
             return Some(program);
         }
     }
     let mut install = paths.cargo();
-    install.args(["install", "cargo-deny", "--locked", "--root"]).arg(paths.root.join("target/tools"));
+    install.args(["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"]).arg(paths.root.join("target/tools"));
     install.env("CARGO_TARGET_DIR", paths.root.join("target/tools/build"));
     steps::run_within(paths, "install cargo-deny", &mut install, INSTALL_LIMIT).ok()?;
     Some(own)
