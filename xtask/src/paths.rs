@@ -50,12 +50,17 @@ impl Paths {
     pub fn cargo(&self) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&self.root);
-        // `cargo run` tells this command about itself; handed on, it would make build scripts that look at these names
-        // (ring's does) run again, and half of the host with them, at every change between here and a plain `cargo build`.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| is_about_xtask(&name.to_string_lossy())) {
-            cargo.env_remove(name);
-        }
+        hide_xtask(&mut cargo);
         cargo
+    }
+}
+
+/// Keeps from a command what `cargo run` tells xtask about itself. Handed on, it would make build scripts that look at
+/// these names (ring's does) run again, and half of the host with them, at every change between here and a plain
+/// `cargo build`.
+pub fn hide_xtask(command: &mut Command) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_about_xtask(&name.to_string_lossy())) {
+        command.env_remove(name);
     }
 }
 

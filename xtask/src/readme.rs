@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths::Paths;
+use crate::paths::{Paths, hide_xtask};
 
 /// A release build from nothing is in it.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
@@ -48,6 +48,7 @@ pub fn run(paths: &Paths) -> Result<()> {
     let mut shell = Command::new("bash");
     shell.arg(&script).current_dir(scratch.path()).stdin(Stdio::null()).process_group(0);
     shell.env("PATH", format!("{}:{path}", bin.display())).env("LEADWIRE_LISTEN", format!("127.0.0.1:{}", ports.host));
+    hide_xtask(&mut shell);
     let mut child = shell.spawn().context("start bash")?;
     let status = wait(&mut child);
     end_group(child.id());

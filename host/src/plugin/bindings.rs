@@ -31,4 +31,4 @@ wasmtime::component::bindgen!({
 });
 
 pub use exports::leadwire::channel::outbound as wit_outbound;
-pub use leadwire::channel as wit;
+pub use self::leadwire::channel as wit;
