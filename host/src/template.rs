@@ -200,6 +200,30 @@ mod tests {
     }
 
     #[test]
+    fn what_no_template_can_use_is_found_when_it_is_entered() {
+        for good in [
+            "{{ lead.name }}",
+            "{{ lead.fields.car|upper }}",
+            "{{ lead.value.number * 2 }}",
+            "{{ lead.nosuch.thing }}",
+            "",
+            "{{ event.fields.x }}",
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for (bad, word) in [
+            ("a\n{{ lead.name|shout }}", "line 2: the filter `shout` is not available"),
+            ("{% if lead.name is shouted %}{% endif %}", "the test `shouted` is not available"),
+            ("{{ shout(lead.name) }}", "no function `shout`"),
+            ("{{ lead.name", "line 1"),
+            ("{% include 'x' %}", "other statements are not available"),
+        ] {
+            let problem = check(bad).unwrap_err();
+            assert!(problem.contains(word), "{bad}: {problem}");
+        }
+    }
+
+    #[test]
     fn escapes_for_each_place() {
         let data = json!({"name": "<b>&\"_1.5"});
         for (escape, text) in [

@@ -82,6 +82,28 @@ async fn a_text_that_is_too_long_is_cut_to_one_message() {
 }
 
 #[tokio::test]
+async fn a_template_that_one_lead_does_not_fit_stops_no_other_lead() {
+    let (bot, host, id) = chat(json!({"chat_id": 42, "text": "{{ lead.name }}: {{ 10 // (lead.phones|length) }}"})).await;
+    let without = host.send(json!({"name": "Without a phone", "email": "ann@example.com"})).await;
+    let with = host.send(json!({"name": "With a phone", "phone": "+79161234502"})).await;
+    host.idle().await;
+    let failed = host.first_delivery(&without).await;
+    assert_eq!((failed["status"].as_str(), codes(&failed)), (Some("failed"), vec!["template"]), "{failed:#}");
+    let message = failed["attempts"][0]["message"].as_str().unwrap();
+    assert!(message.contains("`text`") && message.contains("line 1"), "{message}");
+    assert_eq!(host.first_delivery(&with).await["status"], "delivered");
+    assert_eq!(bot.received()[0].text, "With a phone: 10");
+    assert_eq!(host.state(&id).await, "active");
+
+    // What can work for no lead is not taken in.
+    let broken = json!({"config": {"chat_id": 42, "text": "Hello\n{{ lead.name|shout }}"}});
+    let (status, problem) = host.patch(&format!("/api/credentials/{id}"), &broken).await;
+    assert_eq!((status, problem["errors"][0]["pointer"].as_str()), (422, Some("/config/text")), "{problem}");
+    assert_eq!(problem["errors"][0]["code"], "invalid_template");
+    assert!(problem["errors"][0]["detail"].as_str().unwrap().contains("line 2"), "{problem}");
+}
+
+#[tokio::test]
 async fn a_template_with_broken_markup_goes_out_once_as_plain_text() {
     let (bot, host, _) = chat(json!({"chat_id": 42, "text": "<b>Lead {{ lead.name }} <wow>"})).await;
     let sent = host.send(json!({"name": "Ann <Lee>"})).await;

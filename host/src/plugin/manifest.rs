@@ -103,7 +103,8 @@ pub enum Uses {
 #[serde(deny_unknown_fields)]
 pub struct ConfigSection {
     /// JSON Schema 2020-12 of an object. In `plugin.toml` a file name; `pack` puts the schema itself here.
-    /// A property with `"x-address": true` holds a whole URL whose host the admin chooses.
+    /// A property with `"x-address": true` holds a whole URL whose host the admin chooses, one with `"x-template": true` a
+    /// template, which is checked when it is entered.
     pub schema: serde_json::Value,
 }
 

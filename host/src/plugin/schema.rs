@@ -30,7 +30,8 @@ impl ConfigSchema {
         let mut whole = config.clone();
         fill_defaults(&self.schema, &mut whole);
         let value = Value::Object(whole);
-        let problems: Vec<FieldProblem> = self.validator.iter_errors(&value).map(|error| problem(&error)).collect();
+        let mut problems: Vec<FieldProblem> = self.validator.iter_errors(&value).map(|error| problem(&error)).collect();
+        problems.extend(self.bad_templates(&value));
         match value {
             Value::Object(whole) if problems.is_empty() => Ok(whole),
             _ => Err(problems),
@@ -45,6 +46,17 @@ impl ConfigSchema {
     /// Whether the property holds a whole URL that the admin chooses (`"x-address": true`).
     pub fn is_address(&self, name: &str) -> bool {
         self.property(name).and_then(|p| p.get("x-address")).and_then(Value::as_bool) == Some(true)
+    }
+
+    /// What is wrong with the settings that are templates (`"x-template": true`).
+    fn bad_templates(&self, config: &Value) -> Vec<FieldProblem> {
+        let Some(properties) = self.schema.get("properties").and_then(Value::as_object) else { return Vec::new() };
+        let marked = properties.iter().filter(|(_, property)| property.get("x-template") == Some(&Value::Bool(true)));
+        let problem = |name: &String| {
+            let detail = crate::template::check(config.get(name)?.as_str()?).err()?;
+            Some(FieldProblem { pointer: format!("/config/{name}"), code: "invalid_template", detail })
+        };
+        marked.filter_map(|(name, _)| problem(name)).collect()
     }
 
     fn property(&self, name: &str) -> Option<&Value> {
@@ -112,6 +124,17 @@ mod tests {
     fn problems(config: Value) -> Vec<(String, &'static str)> {
         let Value::Object(config) = config else { panic!() };
         schema().check(&config).unwrap_err().into_iter().map(|p| (p.pointer, p.code)).collect()
+    }
+
+    #[test]
+    fn templates_are_checked_when_they_are_entered() {
+        let schema = json!({"type": "object", "properties": {"text": {"type": "string", "x-template": true}, "note": {"type": "string"}}});
+        let schema = ConfigSchema::new(&schema).unwrap();
+        let check = |config: Value| schema.check(config.as_object().unwrap());
+        assert!(check(json!({"text": "{{ lead.name }}", "note": "{{ no template"})).is_ok());
+        let problems = check(json!({"text": "Hello\n{{ lead.name"})).unwrap_err();
+        assert_eq!((problems[0].pointer.as_str(), problems[0].code), ("/config/text", "invalid_template"));
+        assert!(problems[0].detail.contains("line 2"), "{}", problems[0].detail);
     }
 
     #[test]

@@ -188,6 +188,9 @@ impl<'t, 's> Bounds<'t, 's> {
                 self.filter(filter.name, value, items, &filter.args)?
             }
             Expr::Test(test) => {
+                if !TESTS.contains(&test.name) {
+                    return Err(format!("the test `{}` is not available", test.name));
+                }
                 self.expr(&test.expr)?;
                 self.args(&test.args)?;
                 SMALL
@@ -291,6 +294,14 @@ impl<'t, 's> Bounds<'t, 's> {
         })
     }
 }
+
+/// What may stand behind `is`.
+#[rustfmt::skip]
+const TESTS: &[&str] = &[
+    "defined", "undefined", "none", "boolean", "true", "false", "number", "integer", "int", "float", "string", "sequence", "iterable",
+    "mapping", "odd", "even", "divisibleby", "lower", "upper", "startingwith", "endingwith", "sameas", "eq", "equalto", "ne", "lt",
+    "lessthan", "le", "gt", "greaterthan", "ge", "in", "safe", "escaped",
+];
 
 /// Bytes of the separator that stands in the template's text; none is the empty one.
 #[expect(clippy::cast_precision_loss, reason = "a size far below 2^52")]

@@ -1,7 +1,7 @@
 //! What the mail says.
 
 use leadwire_sdk::{
-    Context, Item, Payload, Stop,
+    Context, Item, Payload, Verdict,
     template::{Data, Escape},
 };
 use serde_json::json;
@@ -23,8 +23,9 @@ pub(crate) struct Content {
 }
 
 /// Each part: mapped, else the admin's template, else the default. An admin who writes one of text and HTML gets that
-/// one alone: the default of the other would say something else.
-pub(crate) fn render(ctx: &Context<Config>, item: &Item) -> Result<Content, Stop> {
+/// one alone: the default of the other would say something else. A template that was found sound when it was entered and
+/// fails here fails for this lead alone, so that the others go out.
+pub(crate) fn render(ctx: &Context<Config>, item: &Item) -> Result<Content, Verdict> {
     let words = if ctx.speaks("ru") {
         json!({ "lead": "Новая заявка", "name": "Имя", "company": "Компания", "phone": "Телефон", "email": "Почта", "value": "Сумма",
                 "comment": "Комментарий", "page": "Страница", "utm": "Реклама" })
@@ -53,8 +54,9 @@ pub(crate) fn render(ctx: &Context<Config>, item: &Item) -> Result<Content, Stop
     })
 }
 
-fn rendered(ctx: &Context<Config>, name: &str, template: &str, data: &Data, escape: Escape) -> Result<String, Stop> {
-    ctx.render(template, data, escape).map_err(|error| Stop::misconfigured(format!("the template `{name}`: {error}")))
+fn rendered(ctx: &Context<Config>, name: &str, template: &str, data: &Data, escape: Escape) -> Result<String, Verdict> {
+    ctx.render(template, data, escape)
+        .map_err(|error| Verdict::rejected("template", format!("the template `{name}` does not work for this lead: {error}")))
 }
 
 /// The lead's first address that a mail program could answer to.

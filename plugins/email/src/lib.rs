@@ -10,7 +10,7 @@ mod response;
 mod tests;
 
 use leadwire_sdk::{
-    Channel, Context, Item, Outcome, Stop, log,
+    Channel, Context, Item, Outcome, Stop, Verdict, log,
     mail::{FailureKind, Message},
 };
 use serde::Deserialize;
@@ -49,7 +49,10 @@ impl Channel for Email {
             // The last attempt ended between its note and its verdict.
             return progress.outcome();
         }
-        let mut message = message(ctx, item)?;
+        let mut message = match message(ctx, item) {
+            Ok(message) => message,
+            Err(rejected) => return Ok(rejected),
+        };
         message.only = Some(open);
         let mut answer = ctx.mail().send(&message);
         // An address that the host cannot put into a header must not keep the lead from its readers.
@@ -77,7 +80,7 @@ impl Channel for Email {
     }
 }
 
-fn message(ctx: &Context<Config>, item: &Item) -> Result<Message, Stop> {
+fn message(ctx: &Context<Config>, item: &Item) -> Result<Message, Verdict> {
     let content = content::render(ctx, item)?;
     let mut message = Message::for_item(item);
     message.to.clone_from(&ctx.config.to);

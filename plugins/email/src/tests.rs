@@ -175,7 +175,7 @@ fn own_templates_and_mapped_parts_stand_over_the_defaults() {
     assert_eq!((mail.subject.as_str(), mail.text.as_deref(), mail.html.as_deref()), ("S", None, Some("<p>H</p>")));
 
     let mut broken = with(json!({ "text": "{{ lead.name" }));
-    assert_eq!(broken.deliver::<Email>(&[self::item()]).summary(), "stop misconfigured");
+    assert_eq!(broken.deliver::<Email>(&[self::item()]).summary(), "rejected template");
 }
 
 #[test]

@@ -34,7 +34,11 @@ impl Channel for Telegram {
     type Config = Config;
 
     fn deliver_one(ctx: &Context<Config>, item: &Item) -> Outcome {
-        let mut message = Message::new(ctx, request::text(ctx, item)?);
+        let text = match request::text(ctx, item) {
+            Ok(text) => text,
+            Err(rejected) => return Ok(rejected),
+        };
+        let mut message = Message::new(ctx, text);
         // Each of the three remedies helps once, so this ends after four requests at most.
         let mut moved = false;
         loop {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use leadwire_sdk::{Context, Item, Stop, log, template::Escape};
+use leadwire_sdk::{Context, Item, Verdict, log, template::Escape};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -84,8 +84,9 @@ impl Message {
     }
 }
 
-/// The text: mapped, the admin's template, or the default one.
-pub(crate) fn text(ctx: &Context<Config>, item: &Item) -> Result<Text, Stop> {
+/// The text: mapped, the admin's template, or the default one. A template that was found sound when it was entered and
+/// fails here fails for this lead alone, so that the others go out.
+pub(crate) fn text(ctx: &Context<Config>, item: &Item) -> Result<Text, Verdict> {
     // The mapping knows nothing of Telegram's markup and escapes nothing.
     if let Some(text) = item.mapped_text("text") {
         return Ok(Text::Plain(html::clean(&text)));
@@ -99,7 +100,9 @@ pub(crate) fn text(ctx: &Context<Config>, item: &Item) -> Result<Text, Stop> {
     };
     let data = ctx.template_data(item).with("words", &words);
     let source = ctx.config.text.as_deref().unwrap_or(DEFAULT);
-    let text = ctx.render(source, &data, Escape::Html).map_err(|error| Stop::misconfigured(format!("the template `text`: {error}")))?;
+    let text = ctx
+        .render(source, &data, Escape::Html)
+        .map_err(|error| Verdict::rejected("template", format!("the template `text` does not work for this lead: {error}")))?;
     Ok(Text::Html(html::clean(&text)))
 }
 

@@ -201,9 +201,9 @@ fn a_bare_lead_an_event_and_a_mapped_text() {
 }
 
 #[test]
-fn a_broken_template_is_the_admins_affair() {
+fn a_template_that_fails_for_one_lead_stops_no_other() {
     let mut host = with(json!({ "chat_id": 1, "text": "{% if %}" }));
-    assert_eq!(host.deliver::<Telegram>(&[item()]).summary(), "stop misconfigured");
+    assert_eq!(host.deliver::<Telegram>(&[item()]).summary(), "rejected template");
 }
 
 #[test]
