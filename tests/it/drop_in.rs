@@ -53,8 +53,10 @@ fn build(folder: &Path) -> PathBuf {
     let path = std::env::join_paths(programs.into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap()))).unwrap();
     let commands = commands.replace("../data/channels/", "out/").replace("target/wasm32", &format!("{}/wasm32", built.display()));
     assert!(commands.contains("leadwire channel pack"), "{commands}");
+    // As the page says: what `cargo xtask toolchain --exports FILE` writes, where rustup has no such target.
+    let exports = std::env::var("LEADWIRE_PLUGIN_EXPORTS").unwrap_or_default();
     let done = Command::new("sh")
-        .args(["-e", "-c", &commands])
+        .args(["-e", "-c", &format!("{exports}{commands}")])
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", &built)
         .env("PATH", path)

@@ -18,11 +18,15 @@ async fn host() -> TestHost {
 
 /// A project of its own with one credential; its name.
 async fn enable(host: &TestHost, name: &str, channel: &str, url: &str) -> String {
+    enable_with(host, name, channel, json!({"url": url})).await
+}
+
+async fn enable_with(host: &TestHost, name: &str, channel: &str, config: Value) -> String {
     let project = format!("{name}-{}", channel.replace('/', "-"));
     let (status, body) = host.post("/api/projects", &json!({"external_id": project, "name": name})).await;
     assert_eq!(status, 201, "{body}");
     let secrets = if channel == "test/hostile" { json!({"token": TOKEN, "key": KEY}) } else { json!({}) };
-    let credential = json!({"channel": channel, "name": name, "config": {"url": url}, "secrets": secrets});
+    let credential = json!({"channel": channel, "name": name, "config": config, "secrets": secrets});
     let (status, body) = host.post(&format!("/api/projects/ext:{project}/credentials"), &credential).await;
     assert_eq!(status, 201, "{body}");
     project
@@ -179,8 +183,16 @@ async fn nothing_a_guest_can_see_holds_a_secret() {
     let escaped: String = TOKEN.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
     let body = format!("plain {TOKEN} bearer Bearer {TOKEN} base64 {base64} url {spelled} json \"{escaped}\"");
     sink.always(Answer::ok().header("x-echo", TOKEN).header("x-echo-64", &base64).body(body));
-    let delivery = behave(&host, "probe", &sink.url("/peer")).await;
+    // The first is the lead's name, which is there: it shows that the search of its memory finds what there is.
+    let wanted = ["Ivan", TOKEN, KEY, &base64, &spelled, &escaped, &TOKEN[..12], &KEY[..12], &base64[..16]];
+    let turned_over = |text: &&str| hex::encode(text.bytes().map(|byte| !byte).collect::<Vec<u8>>());
+    let config = json!({"url": sink.url("/peer"), "wanted": wanted.iter().map(turned_over).collect::<Vec<_>>().join(",")});
+    let project = enable_with(&host, "probe", "test/hostile", config).await;
+    let id = send(&host, &project, "probe", 1).await;
+    host.idle().await;
+    let delivery = host.delivery(&id).await;
     assert_eq!(first(&delivery, "code"), "probe", "{delivery:#}");
+    assert!(first(&delivery, "message").contains("memory holds [0]"), "{delivery:#}");
 
     let sent = sink.received();
     assert_eq!(sent.len(), 1);

@@ -17,6 +17,7 @@ use clap::Args;
 use crate::paths::Paths;
 use crate::plugins::{self, Profile};
 use crate::process::interrupted;
+use crate::toolchain;
 use api::Api;
 use host::Host;
 use leads::Sent;
@@ -49,7 +50,7 @@ pub async fn run(paths: &Paths, options: Options) -> Result<()> {
     host::check_port(options.port)?;
     let build = {
         let paths = paths.clone();
-        tokio::task::spawn_blocking(move || plugins::build_all(&paths, Profile::Release))
+        tokio::task::spawn_blocking(move || plugins::build_all(&paths, &toolchain::ensure(&paths)?, Profile::Release))
     };
     let binary = build.await??;
     let data = std::path::absolute(&options.data)?;

@@ -13,7 +13,7 @@ mod steps;
 mod test;
 mod toolchain;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -45,7 +45,11 @@ enum Command {
         dev: bool,
     },
     /// Make sure that plugins can be compiled, and say how
-    Toolchain,
+    Toolchain {
+        /// Write what a shell must know to use it, for plugins outside this repository
+        #[arg(long, value_name = "FILE")]
+        exports: Option<PathBuf>,
+    },
     /// Install what the tests need beside Rust
     Setup,
     /// Build the host as it is run and measure it; `--quick` takes a minute, `--json FILE` writes the figures
@@ -78,8 +82,11 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(options) => block_on(demo::run(&paths, options)),
         Command::Test { filter } => test::run(&paths, filter.as_deref()),
-        Command::Plugins { dev } => plugins::build_all(&paths, if dev { Profile::Dev } else { Profile::Release }).map(drop),
-        Command::Toolchain => toolchain::ensure(&paths).map(drop),
+        Command::Plugins { dev } => {
+            let profile = if dev { Profile::Dev } else { Profile::Release };
+            plugins::build_all(&paths, &toolchain::ensure(&paths)?, profile).map(drop)
+        }
+        Command::Toolchain { exports } => toolchain(&paths, exports.as_deref()),
         Command::Setup => setup::run(&paths),
         Command::Bench { args } => bench(&paths, &args),
         Command::Fakes { port } => block_on(demo::fakes(port)),
@@ -87,8 +94,14 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
+fn toolchain(paths: &Paths, exports: Option<&Path>) -> Result<()> {
+    let found = toolchain::ensure(paths)?;
+    let Some(file) = exports else { return Ok(()) };
+    std::fs::write(file, found.exports()).with_context(|| format!("write {}", file.display()))
+}
+
 fn bench(paths: &Paths, args: &[String]) -> Result<()> {
-    plugins::build_all(paths, Profile::Release)?;
+    plugins::build_all(paths, &toolchain::ensure(paths)?, Profile::Release)?;
     let mut build = paths.cargo();
     build.args(["build", "--release", "--package", "leadwire-bench", "--bins"]);
     steps::run(paths, "build the benchmark", &mut build)?;

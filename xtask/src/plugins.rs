@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::paths::Paths;
+use crate::toolchain::Toolchain;
 use crate::{steps, toolchain};
 
 /// How the host is built.
@@ -30,9 +31,8 @@ struct Plugin {
     for_tests: bool,
 }
 
-/// Gets a toolchain, builds host and plugins, packs. Returns the host's binary.
-pub fn build_all(paths: &Paths, profile: Profile) -> Result<PathBuf> {
-    let toolchain = toolchain::ensure(paths)?;
+/// Builds host and plugins, packs. Returns the host's binary.
+pub fn build_all(paths: &Paths, toolchain: &Toolchain, profile: Profile) -> Result<PathBuf> {
     let host = build_host(paths, profile)?;
     let workspaces = workspaces(paths);
     if workspaces.is_empty() {

@@ -4,12 +4,14 @@ use anyhow::{Result, bail};
 
 use crate::paths::Paths;
 use crate::plugins::{self, Profile};
-use crate::{readme, setup, steps};
+use crate::{readme, setup, steps, toolchain};
 
 /// Runs the tests whose name contains `filter`, or all of them and the README.
 pub fn run(paths: &Paths, filter: Option<&str>) -> Result<()> {
     setup::run(paths)?;
-    plugins::build_all(paths, Profile::Dev)?;
+    let toolchain = toolchain::ensure(paths)?;
+    toolchain::ensure_wasi(paths, &toolchain);
+    plugins::build_all(paths, &toolchain, Profile::Dev)?;
     let mut failures = Vec::new();
     let mut note = |part: &str, result: Result<()>| {
         if let Err(error) = result {
@@ -26,7 +28,7 @@ pub fn run(paths: &Paths, filter: Option<&str>) -> Result<()> {
         note("the README's commands", readme::run(paths));
     }
     let mut cargo = paths.cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
+    cargo.args(["test", "--workspace", "--no-fail-fast"]).args(filter).env("LEADWIRE_PLUGIN_EXPORTS", toolchain.exports());
     note("host and end to end", steps::attached("host and end to end", &mut cargo));
     if !failures.is_empty() {
         bail!("failed: {}", failures.join("; "));

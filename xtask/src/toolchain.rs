@@ -14,6 +14,8 @@ use crate::steps;
 
 /// What plugins are compiled for.
 pub const TARGET: &str = "wasm32-unknown-unknown";
+/// What plugins that import WASI are compiled for.
+const WASI_TARGET: &str = "wasm32-wasip2";
 /// Forces one way: `rustup`, `debian` or `debian-local`.
 const SWITCH: &str = "LEADWIRE_WASM_TOOLCHAIN";
 /// Longer than any download takes that will succeed.
@@ -39,17 +41,32 @@ impl Toolchain {
         let mut cargo = paths.cargo();
         cargo.args(["build", "--release", "--target", TARGET, "--manifest-path"]).arg(manifest);
         cargo.arg("--target-dir").arg(self.target_dir(manifest));
-        if let Self::Source { rustc, linker_dir } = self {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            let dirs = std::env::split_paths(&path).chain([linker_dir.clone()]);
-            if let Ok(joined) = std::env::join_paths(dirs) {
-                cargo.env("PATH", joined);
-            }
-            cargo.arg("-Zbuild-std=std,panic_abort").env("RUSTC_BOOTSTRAP", "1").env("RUSTC", rustc);
+        for (name, value) in self.environment() {
+            cargo.env(name, value);
+        }
+        if matches!(self, Self::Source { .. }) {
             // `cargo run` points this at rustup's libraries, which are of another compiler.
             cargo.env_remove("LD_LIBRARY_PATH");
         }
         cargo
+    }
+
+    /// What `cargo build` needs in its environment to use this compiler.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let Self::Source { rustc, linker_dir } = self else { return Vec::new() };
+        let path = std::env::var("PATH").unwrap_or_default();
+        vec![
+            ("PATH", format!("{path}:{}", linker_dir.display())),
+            ("RUSTC", rustc.display().to_string()),
+            ("RUSTC_BOOTSTRAP", "1".into()),
+            ("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort".into()),
+        ]
+    }
+
+    /// The same for a shell: nothing when a plain `cargo build` will do.
+    pub fn exports(&self) -> String {
+        let line = |(name, value): (&str, String)| format!("export {name}='{}'\n", value.replace('\'', r"'\''"));
+        self.environment().into_iter().map(line).collect()
     }
 
     /// Two compilers never share a folder: each would throw the other's work away.
@@ -139,21 +156,38 @@ fn describe(toolchain: &Toolchain) -> String {
     steps::output(rustc.arg("--version")).unwrap_or_else(|error| error.to_string())
 }
 
+/// Gets the target of plugins that import WASI, for the test of them. Only rustup has it: elsewhere that test says that it did
+/// not run.
+pub fn ensure_wasi(paths: &Paths, toolchain: &Toolchain) {
+    let added = match toolchain {
+        Toolchain::Rustup => add_target(paths, WASI_TARGET),
+        Toolchain::Source { .. } => Err(anyhow::anyhow!("this compiler cannot build for it; install rustup's {WASI_TARGET}")),
+    };
+    if let Err(error) = added {
+        println!("\nSKIPPED: the test of a plugin built for {WASI_TARGET}: {error:#}\n");
+    }
+}
+
 fn rustup(paths: &Paths) -> Result<Toolchain> {
-    if has_target()? {
-        return Ok(Toolchain::Rustup);
-    }
-    let mut add = Command::new("rustup");
-    add.args(["target", "add", TARGET]).current_dir(&paths.root);
-    steps::run_within(paths, "rustup target add", &mut add, DOWNLOAD_LIMIT)?;
-    if !has_target()? {
-        bail!("rustup added the target, but the compiler in use is not rustup's");
-    }
+    add_target(paths, TARGET)?;
     Ok(Toolchain::Rustup)
 }
 
-fn has_target() -> Result<bool> {
-    let dir = steps::output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]))?;
+fn add_target(paths: &Paths, target: &str) -> Result<()> {
+    if has_target(target)? {
+        return Ok(());
+    }
+    let mut add = Command::new("rustup");
+    add.args(["target", "add", target]).current_dir(&paths.root);
+    steps::run_within(paths, &format!("rustup target add {target}"), &mut add, DOWNLOAD_LIMIT)?;
+    if !has_target(target)? {
+        bail!("rustup added the target, but the compiler in use is not rustup's");
+    }
+    Ok(())
+}
+
+fn has_target(target: &str) -> Result<bool> {
+    let dir = steps::output(Command::new("rustc").args(["--print", "target-libdir", "--target", target]))?;
     let Ok(files) = std::fs::read_dir(dir) else { return Ok(false) };
     Ok(files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libcore-")))
 }
@@ -179,6 +213,14 @@ mod tests {
         assert_eq!(choose(None).unwrap(), [Way::Rustup, Way::Debian, Way::DebianLocal]);
         assert_eq!(choose(Some("debian-local")).unwrap(), [Way::DebianLocal]);
         assert!(choose(Some("fedora")).unwrap_err().to_string().contains("allowed are"));
+    }
+
+    #[test]
+    fn a_shell_is_told_of_another_compiler_only() {
+        assert_eq!(Toolchain::Rustup.exports(), "");
+        let source = Toolchain::Source { rustc: "/o'brien/rustc".into(), linker_dir: "/l".into() };
+        let script = format!("{}printf '%s %s' \"$RUSTC\" \"${{PATH##*:}}\"", source.exports());
+        assert_eq!(steps::output(Command::new("sh").args(["-c", &script])).unwrap(), "/o'brien/rustc /l");
     }
 
     #[test]

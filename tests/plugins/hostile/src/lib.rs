@@ -2,6 +2,8 @@
 //! A title it does not know is delivered without a request.
 #![allow(clippy::panic, reason = "that is what it is for")]
 
+mod memory;
+
 use std::hint::black_box;
 
 use leadwire_sdk::{Channel, Context, Item, Outcome, Payload, Stop, Verdict, http, log, secrets::Mac};
@@ -11,6 +13,9 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 pub struct Config {
     url: String,
+    /// What `probe` looks for in its own memory: texts whose bytes are turned over (see [`memory::found`]), comma-separated.
+    #[serde(default)]
+    wanted: String,
 }
 
 /// The channel.
@@ -129,18 +134,19 @@ fn probe(ctx: &Context<Config>, item: &Item) -> String {
         .json(&serde_json::json!({ "guess": "{secret.token}", "config": "{config.url}" }))
         .send();
     let seen = [
-        format!("{ctx:?}"),
-        format!("{item:?}"),
         format!("{echo:?}"),
         format!("has {} {}", secrets.has("token"), secrets.has("key")),
         format!("sign {:?} {:?}", secrets.sign("token", Mac::HmacSha256, "x"), secrets.sign("nosuch", Mac::HmacSha256, "x")),
         format!("matches {:?}", secrets.matches("token", "x")),
+        format!("{item:?}"),
+        format!("{ctx:?}"),
     ];
     for line in &seen {
         log::info(line);
         item.checkpoint(line.get(..4096).unwrap_or(line));
     }
-    seen.join("\n")
+    // Last, when everything that the host ever handed over has been here: the memory is never cleared during a call.
+    format!("memory holds {:?}\n{}", memory::found(&ctx.config.wanted), seen.join("\n"))
 }
 
 leadwire_sdk::export!(Hostile);
