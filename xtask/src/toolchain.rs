@@ -14,6 +14,8 @@ use crate::steps;
 
 /// What plugins are compiled for.
 pub const TARGET: &str = "wasm32-unknown-unknown";
+/// Has cargo build the standard library, which is not a stable feature of it.
+const BUILD_STD: [(&str, &str); 2] = [("RUSTC_BOOTSTRAP", "1"), ("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort")];
 /// What plugins that import WASI are compiled for.
 const WASI_TARGET: &str = "wasm32-wasip2";
 /// Forces one way: `rustup`, `debian` or `debian-local`.
@@ -41,32 +43,31 @@ impl Toolchain {
         let mut cargo = paths.cargo();
         cargo.args(["build", "--release", "--target", TARGET, "--manifest-path"]).arg(manifest);
         cargo.arg("--target-dir").arg(self.target_dir(manifest));
-        for (name, value) in self.environment() {
-            cargo.env(name, value);
-        }
-        if matches!(self, Self::Source { .. }) {
+        if let Self::Source { rustc, linker_dir } = self {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let dirs = std::env::split_paths(&path).chain([linker_dir.clone()]);
+            if let Ok(joined) = std::env::join_paths(dirs) {
+                cargo.env("PATH", joined);
+            }
+            cargo.envs(BUILD_STD).env("RUSTC", rustc);
             // `cargo run` points this at rustup's libraries, which are of another compiler.
             cargo.env_remove("LD_LIBRARY_PATH");
         }
         cargo
     }
 
-    /// What `cargo build` needs in its environment to use this compiler.
-    fn environment(&self) -> Vec<(&'static str, String)> {
-        let Self::Source { rustc, linker_dir } = self else { return Vec::new() };
-        let path = std::env::var("PATH").unwrap_or_default();
-        vec![
-            ("PATH", format!("{path}:{}", linker_dir.display())),
-            ("RUSTC", rustc.display().to_string()),
-            ("RUSTC_BOOTSTRAP", "1".into()),
-            ("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort".into()),
-        ]
-    }
-
-    /// The same for a shell: nothing when a plain `cargo build` will do.
+    /// What a shell must know for its `cargo` to use this compiler for plugins, and only for them: nothing when it does so
+    /// anyway.
     pub fn exports(&self) -> String {
-        let line = |(name, value): (&str, String)| format!("export {name}='{}'\n", value.replace('\'', r"'\''"));
-        self.environment().into_iter().map(line).collect()
+        let Self::Source { rustc, linker_dir } = self else { return String::new() };
+        let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+        let build_std = BUILD_STD.map(|(name, value)| format!("{name}={value}")).join(" ");
+        format!(
+            "cargo() {{\n  case \" $* \" in\n    *' {TARGET} '*) env -u LD_LIBRARY_PATH PATH=\"$PATH\":{} RUSTC={} {build_std} cargo \"$@\" ;;\n    \
+             *) command cargo \"$@\" ;;\n  esac\n}}\n",
+            quoted(linker_dir),
+            quoted(rustc),
+        )
     }
 
     /// Two compilers never share a folder: each would throw the other's work away.
@@ -219,8 +220,14 @@ mod tests {
     fn a_shell_is_told_of_another_compiler_only() {
         assert_eq!(Toolchain::Rustup.exports(), "");
         let source = Toolchain::Source { rustc: "/o'brien/rustc".into(), linker_dir: "/l".into() };
-        let script = format!("{}printf '%s %s' \"$RUSTC\" \"${{PATH##*:}}\"", source.exports());
-        assert_eq!(steps::output(Command::new("sh").args(["-c", &script])).unwrap(), "/o'brien/rustc /l");
+        let folder = tempfile::tempdir().unwrap();
+        let cargo = folder.path().join("cargo");
+        std::fs::write(&cargo, "#!/bin/sh\nprintf '%s %s %s;' \"$1\" \"${RUSTC-}\" \"${PATH##*:}\"\n").unwrap();
+        std::fs::set_permissions(&cargo, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let script = format!("{}cargo build --target {TARGET} --release; cargo test", source.exports());
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let said = steps::output(Command::new("sh").args(["-c", &script]).env("PATH", path).env_remove("RUSTC")).unwrap();
+        assert_eq!(said, "build /o'brien/rustc /l;test  /bin;");
     }
 
     #[test]
