@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::lane::{CheckAnswer, LaneState, Lanes};
+use crate::lane::{CheckAnswer, LaneState, Lanes, Preview, Previewed};
 use crate::model::{ApiKey, BatchId, BatchStatus, Credential, CredentialId, KeyId, Project, ProjectId, Timestamp};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{FieldProblem, Registry, RegistryError, VersionStatus};
@@ -92,6 +92,8 @@ pub trait Dispatch: Send + Sync + 'static {
     fn batch_ended(&self, batch: BatchId, status: BatchStatus);
     /// See [`Lanes::check`].
     async fn check(&self, id: CredentialId) -> CheckAnswer;
+    /// See [`Lanes::preview`].
+    async fn preview(&self, id: CredentialId, preview: Preview) -> Result<Option<Previewed>, StoreError>;
 }
 
 #[async_trait]
@@ -118,6 +120,10 @@ impl Dispatch for Lanes {
 
     async fn check(&self, id: CredentialId) -> CheckAnswer {
         Self::check(self, id).await
+    }
+
+    async fn preview(&self, id: CredentialId, preview: Preview) -> Result<Option<Previewed>, StoreError> {
+        Self::preview(self, id, preview).await
     }
 }
 

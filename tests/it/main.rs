@@ -12,6 +12,7 @@ mod logs;
 mod mail_servers;
 mod openapi;
 mod parking;
+mod preview;
 mod registry;
 mod retries;
 mod secrets_search;

@@ -31,7 +31,7 @@ pub use grant::{Grant, GrantError, check_rules};
 pub use guard::{Guard, GuardError, Resolver, SystemResolver, is_forbidden};
 pub use policy::OperatorPolicy;
 pub use template::{Part, Space, Template, TemplateError, config_text};
-pub use types::{CallLimits, Failure, FailureKind, Request, Response, Sent};
+pub use types::{CallLimits, Failure, FailureKind, Rehearsed, Request, Response, Sent};
 
 use client::{Clients, Raw, Reach};
 use inject::Outgoing;
@@ -76,11 +76,14 @@ impl Egress {
     /// Sends one request of a guest with the rights of one credential.
     pub async fn send(&self, grant: &Grant, request: Request, call: &CallLimits) -> Sent {
         let started = Instant::now();
-        let masker = grant.masker();
+        let (masker, method) = (grant.masker(), request.method);
         let mut exchange = exchange::begun(&request.body, masker);
         let deadline = request.timeout.map_or(call.deadline, |timeout| call.deadline.min(started + timeout));
         let cap = usize::try_from(call.body_bytes).unwrap_or(usize::MAX);
         let reply = match self.prepare(grant, request, call, &mut exchange) {
+            Ok(prepared) if call.dry_run && method.writes() => {
+                Err(Failure::denied(format!("dry run: {} is not sent", prepared.request.method())))
+            }
             Ok(prepared) => self.transmit(prepared, deadline, cap, call.status_alone).await,
             Err(failure) => Err(failure),
         };
@@ -101,6 +104,22 @@ impl Egress {
         Sent { result, exchange, secret_echoed }
     }
 
+    /// The request as it would leave, checked like one that does; nothing is sent.
+    pub fn rehearse(&self, grant: &Grant, request: Request, call: &CallLimits) -> Result<Rehearsed, Failure> {
+        let mut exchange = exchange::begun(&[], grant.masker());
+        let prepared = self.prepare(grant, request, call, &mut exchange)?;
+        let masked = |bytes: &[u8]| String::from_utf8(grant.masker().mask_bytes(bytes).0.into_owned());
+        let (method, url) = prepared.shown.split_once(' ').unwrap_or(("", &prepared.shown));
+        let headers = prepared.request.headers().iter();
+        let shown = |value: &HeaderValue| masked(value.as_bytes()).unwrap_or_else(|_| "(no text)".to_owned());
+        Ok(Rehearsed {
+            method: method.to_owned(),
+            url: url.to_owned(),
+            headers: headers.map(|(name, value)| (name.as_str().to_owned(), shown(value))).collect(),
+            body: prepared.request.body().and_then(reqwest::Body::as_bytes).and_then(|body| masked(body).ok()),
+        })
+    }
+
     /// Everything that is decided before a byte leaves.
     fn prepare(&self, grant: &Grant, guest: Request, call: &CallLimits, exchange: &mut Exchange) -> Result<Prepared, Failure> {
         let relative_to = grant.relative_to(guest.auth.as_deref());
@@ -111,9 +130,6 @@ impl Egress {
         exchange.request = exchange::request_line(guest.method, shown, grant.masker());
         let (headers, target) = checked?;
         let reach = self.reach(&target.url)?;
-        if call.dry_run && guest.method.writes() {
-            return Err(Failure::denied(format!("dry run: {} is not sent", guest.method.as_str())));
-        }
         if guest.body.len() > usize::try_from(call.body_bytes).unwrap_or(usize::MAX) {
             return Err(Failure::unsent(FailureKind::TooLarge, format!("the request's body is larger than {} bytes", call.body_bytes)));
         }

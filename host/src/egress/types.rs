@@ -35,6 +35,19 @@ pub struct CallLimits {
     pub status_alone: bool,
 }
 
+/// A request that was made ready and not sent, with every secret masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rehearsed {
+    /// An HTTP method, or `MAIL`.
+    pub method: String,
+    /// Before secrets were put in.
+    pub url: String,
+    /// In the order in which they would go out; what the host adds is among them.
+    pub headers: Vec<(String, String)>,
+    /// `None`: no body, or one that is no text.
+    pub body: Option<String>,
+}
+
 /// The remote side's answer, with every secret masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {

@@ -208,7 +208,8 @@ fn view(app: &App, credential: Credential) -> CredentialView {
     }
 }
 
-async fn find(app: &App, caller: &Caller, id: &str) -> Result<Credential, ApiError> {
+/// The credential, if the caller may administer it.
+pub(super) async fn find(app: &App, caller: &Caller, id: &str) -> Result<Credential, ApiError> {
     caller.require(Scope::ProjectAdmin)?;
     let missing = || ApiError::not_found("credential");
     let id: CredentialId = id.parse().map_err(|_| missing())?;

@@ -269,7 +269,7 @@ pub async fn show(
 }
 
 /// The lead by `lead_…` or `ext:…`, if the caller sees it.
-async fn find_lead(app: &App, caller: &Caller, text: &str, project: Option<&str>) -> Result<Option<LeadRecord>, ApiError> {
+pub(super) async fn find_lead(app: &App, caller: &Caller, text: &str, project: Option<&str>) -> Result<Option<LeadRecord>, ApiError> {
     let Some(external_id) = text.strip_prefix("ext:") else {
         let Ok(id) = text.parse() else { return Ok(None) };
         return Ok(app.store.lead(id).await?.filter(|record| caller.sees(record.lead.project)));

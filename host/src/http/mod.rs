@@ -17,6 +17,7 @@ pub mod integrations;
 pub mod leads;
 pub mod list;
 mod openapi;
+pub mod preview;
 pub mod projects;
 pub mod send;
 pub mod views;
@@ -51,6 +52,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(credentials::create_in_entity, credentials::list_of_entity))
         .routes(routes!(credentials::show, credentials::replace, credentials::change, credentials::delete))
         .routes(routes!(credentials::check))
+        .routes(routes!(preview::preview))
         .routes(routes!(credentials::pause))
         .routes(routes!(credentials::resume))
         .routes(routes!(api_keys::create, api_keys::list))

@@ -21,17 +21,27 @@ pub(super) fn account(mail: &MailSection, config: &Map<String, Value>, secrets: 
         .map_err(|e| e.to_string())
 }
 
+/// A lead that nobody has tried to send, as the plugin gets it.
+pub(super) fn first_item(delivery: String, what: &Lead, fields: String) -> wit_outbound::Item {
+    wit_outbound::Item {
+        idempotency_key: delivery.clone(),
+        id: delivery,
+        attempt: 1,
+        maybe_sent: false,
+        memo: None,
+        fields,
+        refs: Vec::new(),
+        payload: wit_outbound::Payload::Lead(lead(what)),
+    }
+}
+
 /// A leased job as the plugin gets it.
 pub(super) fn item(leased: &Leased, fields: String) -> wit_outbound::Item {
     wit_outbound::Item {
-        id: leased.job.delivery.to_string(),
-        idempotency_key: leased.job.delivery.to_string(),
         attempt: leased.attempts.saturating_add(1),
         maybe_sent: leased.maybe_sent,
         memo: leased.memo.clone(),
-        fields,
-        refs: Vec::new(),
-        payload: wit_outbound::Payload::Lead(lead(&leased.lead)),
+        ..first_item(leased.job.delivery.to_string(), &leased.lead, fields)
     }
 }
 
@@ -113,18 +123,29 @@ pub(crate) fn template_data(lead: &Lead, ready: &Ready, now: Timestamp) -> Map<S
     ])
 }
 
-/// The credential's mapping over one lead: remote field → value.
+/// The credential's mapping over one lead, as the plugin gets it.
 pub(super) fn map_fields(mapping: &Map<String, Value>, data: &Map<String, Value>) -> Result<String, Refusal> {
     if mapping.is_empty() {
         return Ok("{}".into());
     }
-    let seen = crate::template::data(data);
-    let mut fields = Map::new();
-    for (name, rule) in mapping {
-        let value = field(rule, &seen, data).map_err(|why| Refusal::new("mapping_invalid", format!("mapping of `{name}`: {why}")))?;
-        fields.insert(name.clone(), value);
+    let (fields, errors) = mapped(mapping, data);
+    if let Some((name, why)) = errors.first() {
+        return Err(Refusal::new("mapping_invalid", format!("mapping of `{name}`: {why}")));
     }
     serde_json::to_string(&fields).map_err(|e| Refusal::new("mapping_invalid", e.to_string()))
+}
+
+/// Each remote field with its value, and each that has none with the reason.
+pub(super) fn mapped(mapping: &Map<String, Value>, data: &Map<String, Value>) -> (Map<String, Value>, Vec<(String, String)>) {
+    let seen = crate::template::data(data);
+    let (mut fields, mut errors) = (Map::new(), Vec::new());
+    for (name, rule) in mapping {
+        match field(rule, &seen, data) {
+            Ok(value) => drop(fields.insert(name.clone(), value)),
+            Err(why) => errors.push((name.clone(), why)),
+        }
+    }
+    (fields, errors)
 }
 
 fn field(rule: &Value, seen: &minijinja::Value, data: &Map<String, Value>) -> Result<Value, String> {

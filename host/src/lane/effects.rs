@@ -49,7 +49,7 @@ pub(super) struct Kv {
 }
 
 impl Kv {
-    async fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, KvFailure> {
+    pub(super) async fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, KvFailure> {
         let entry = self.store.kv_get(self.credential, key, self.clock.now()).await.map_err(unavailable)?;
         Ok(entry.map(|entry| (entry.value, u64::try_from(entry.version).unwrap_or(0))))
     }

@@ -4,6 +4,7 @@
 mod convert;
 mod dispatcher;
 mod effects;
+mod preview;
 mod queue;
 mod ready;
 mod worker;
@@ -15,6 +16,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use preview::{Preview, Previewed};
+
 use crate::clock::Clock;
 use crate::egress::Egress;
 use crate::mail::Mailer;
@@ -24,7 +27,7 @@ use crate::plugin::registry::Registry;
 use crate::policy::outcome::CallEnd;
 use crate::policy::retry;
 use crate::secrets::Vault;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// What the lanes work with.
 pub struct Deps {
@@ -191,6 +194,11 @@ impl Lanes {
         let mut idle = self.shared.idle.subscribe();
         // What was sent before this call must have been taken in: sending sets the mark to false at once.
         let _ = idle.wait_for(|idle| *idle).await;
+    }
+
+    /// Shows what a stored credential would send for a lead. `None`: the credential is gone.
+    pub async fn preview(&self, id: CredentialId, preview: Preview) -> Result<Option<Previewed>, StoreError> {
+        preview::run(&self.shared.deps, self.shared.deps.registry.engine(), id, preview).await
     }
 
     /// Runs the plugin's `check` for a stored credential, outside its queue.

@@ -16,7 +16,7 @@ use super::inspect::Inspected;
 use super::manifest::{Limits, Manifest, Uses};
 use super::stdio::GuestOutput;
 use crate::clock::Clock;
-use crate::egress::{Egress, Grant};
+use crate::egress::{Egress, Grant, Rehearsed};
 use crate::mail::{Account, Mailer};
 use crate::model::Exchange;
 use crate::policy::outcome::{CallEnd, Refusal, Stop, Verdict};
@@ -123,6 +123,8 @@ pub struct CallState {
     pub(super) wrote: bool,
     /// A request that changes something went out and no answer came.
     pub(super) ambiguous: bool,
+    /// On a dry run: what would have been sent, in order.
+    pub(super) rehearsed: Vec<Rehearsed>,
     /// Odd things the plugin did, in words for an admin.
     pub(super) notes: Vec<&'static str>,
     /// What the guest's panic hook said.
@@ -212,6 +214,7 @@ impl CallState {
             log_lines: 0,
             wrote: false,
             ambiguous: false,
+            rehearsed: Vec::new(),
             notes: Vec::new(),
             panic: None,
             wasi: None,
@@ -294,6 +297,8 @@ pub struct CallReport {
     pub maybe_sent: bool,
     /// Exchanges for the items that were not settled.
     pub exchanges: Vec<Exchange>,
+    /// On a dry run: what would have been sent, in order.
+    pub rehearsed: Vec<Rehearsed>,
     /// Odd things the plugin did.
     pub notes: Vec<&'static str>,
 }
@@ -322,7 +327,14 @@ pub async fn deliver(engine: &Engine, plugin: &Inspected, env: Arc<CallEnv>, ite
     };
     // After a clean end only a lost answer leaves doubt; after a trap any write may have been the last thing it did.
     let maybe_sent = state.ambiguous || (matches!(end, CallEnd::Failed(_)) && state.wrote);
-    CallReport { maybe_sent, exchanges: state.take_exchanges(), notes: std::mem::take(&mut state.notes), settled: state.settled, end }
+    CallReport {
+        maybe_sent,
+        exchanges: state.take_exchanges(),
+        rehearsed: std::mem::take(&mut state.rehearsed),
+        notes: std::mem::take(&mut state.notes),
+        settled: state.settled,
+        end,
+    }
 }
 
 /// Calls `check` in a fresh instance.

@@ -61,6 +61,9 @@ pub struct Manifest {
     /// The credential's mail account.
     #[serde(default)]
     pub mail: Option<MailSection>,
+    /// Answers that a preview gives in place of the remote side, which sees nothing of it.
+    #[serde(default, rename = "recording", skip_serializing_if = "Vec::is_empty")]
+    pub recordings: Vec<Recording>,
     /// OAuth2 description.
     #[serde(default)]
     pub oauth2: Option<serde_json::Value>,
@@ -70,6 +73,33 @@ pub struct Manifest {
     /// Feeds to be read on a schedule.
     #[serde(default)]
     pub sync: Vec<serde_json::Value>,
+}
+
+/// What the remote side would answer to a request that changes something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recording {
+    #[allow(missing_docs)]
+    pub method: Method,
+    /// The URL's path, whole; a `*` at its end stands for any rest.
+    pub path: String,
+    /// HTTP status. Default 200.
+    #[serde(default = "ok")]
+    pub status: u16,
+    /// As the remote side would write it, with made-up ids.
+    #[serde(default)]
+    pub body: String,
+}
+
+fn ok() -> u16 {
+    200
+}
+
+impl Recording {
+    /// Whether it answers this request.
+    pub fn answers(&self, method: Method, path: &str) -> bool {
+        self.method == method && self.path.strip_suffix('*').map_or(self.path == path, |start| path.starts_with(start))
+    }
 }
 
 /// An interface that a plugin can export.

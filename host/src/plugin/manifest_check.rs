@@ -19,6 +19,7 @@ impl Manifest {
         check.auth();
         check.limits();
         check.mail();
+        check.recordings();
         check.not_yet();
         if check.problems.is_empty() { Ok(()) } else { Err(check.problems) }
     }
@@ -32,6 +33,21 @@ struct Check<'a> {
 impl Check<'_> {
     fn fail(&mut self, problem: impl Into<String>) {
         self.problems.push(problem.into());
+    }
+
+    fn recordings(&mut self) {
+        for recording in &self.manifest.recordings {
+            let (method, path) = (recording.method.as_str(), recording.path.as_str());
+            if !recording.method.writes() {
+                self.problems.push(format!("recording {method} {path}: requests that only read go out on a preview, too"));
+            }
+            if !path.starts_with('/') && path != "*" {
+                self.problems.push(format!("recording {method} {path}: write the path from its first slash, or `*`"));
+            }
+            if !(100..=599).contains(&recording.status) {
+                self.problems.push(format!("recording {method} {path}: status {} is none", recording.status));
+            }
+        }
     }
 
     fn head(&mut self) {

@@ -20,11 +20,12 @@ use tower::ServiceExt;
 use crate::app::{App, Channels, Dispatch};
 use crate::clock::ManualClock;
 use crate::config::{Config, Flags};
-use crate::lane::{CheckAnswer, LaneState};
+use crate::lane::{CheckAnswer, LaneState, Preview, Previewed};
 use crate::model::{BatchId, BatchStatus, CredentialId, Timestamp};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{FieldProblem, RegistryError, VersionStatus};
 use crate::secrets::{MasterKey, Vault};
+use crate::store::StoreError;
 use crate::store::sqlite::{SqliteStore, StoreOptions};
 
 const ADMIN: &str = "lw_0123456789012345678901234567890123456789";
@@ -133,6 +134,10 @@ impl Dispatch for Quiet {
 
     async fn check(&self, _: CredentialId) -> CheckAnswer {
         CheckAnswer::Failed { code: "credential_invalid".into(), message: "Unauthorized".into() }
+    }
+
+    async fn preview(&self, _: CredentialId, _: Preview) -> Result<Option<Previewed>, StoreError> {
+        Ok(Some(Previewed::default()))
     }
 }
 

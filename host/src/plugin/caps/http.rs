@@ -22,6 +22,11 @@ impl wit::http::Host for CallState {
         }
         let request = into_request(request);
         let (method, limits) = (request.method, self.limits());
+        if limits.dry_run
+            && let Some(answer) = self.rehearse(&request, &limits)
+        {
+            return Ok(answer);
+        }
         let since = Instant::now();
         let sent = self.env.egress.send(&self.env.grant, request, &limits).await;
         self.waited(since);
@@ -29,18 +34,23 @@ impl wit::http::Host for CallState {
     }
 
     async fn send_all(&mut self, requests: Vec<wit::http::Request>) -> wasmtime::Result<Vec<Answer>> {
+        let limits = self.limits();
         let mut allowed = Vec::new();
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(requests.len());
         for (index, request) in requests.into_iter().enumerate() {
             match self.count_request() {
                 Some(refused) => answers.push(Some(Err(refused))),
                 None => {
-                    answers.push(None);
-                    allowed.push((index, into_request(request)));
+                    let request = into_request(request);
+                    let rehearsed = if limits.dry_run { self.rehearse(&request, &limits) } else { None };
+                    if rehearsed.is_none() {
+                        allowed.push((index, request));
+                    }
+                    answers.push(rehearsed);
                 }
             }
         }
-        let (env, limits) = (self.env.clone(), self.limits());
+        let env = self.env.clone();
         // The answers are all held until the last is there: together they may not be more than the guest could hold.
         let room = AtomicUsize::new((env.manifest.limits.memory_mb as usize) << 20);
         let sends = allowed.into_iter().map(|(index, request)| {
@@ -79,6 +89,18 @@ impl CallState {
             body_bytes: limits.body_bytes,
             status_alone: limits.status_alone,
         }
+    }
+
+    /// Notes what would be sent, and answers what changes something from the manifest's recordings. `None`: it goes out, or is
+    /// refused there.
+    fn rehearse(&mut self, request: &Request, limits: &CallLimits) -> Option<Answer> {
+        let rehearsed = self.env.egress.rehearse(&self.env.grant, request.clone(), limits).ok()?;
+        let path = url::Url::parse(&rehearsed.url).map(|url| url.path().to_owned()).unwrap_or_default();
+        self.rehearsed.push(rehearsed);
+        let recordings = &self.env.manifest.recordings;
+        let recording = recordings.iter().find(|recording| recording.answers(request.method, &path))?;
+        let body = wit::types::Body::Text(recording.body.clone());
+        Some(Ok(wit::http::Response { status: recording.status, headers: Vec::new(), body }))
     }
 
     fn count_request(&mut self) -> Option<wit::http::Failure> {

@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use crate::mail::{Attachment, Failure, FailureKind, Message};
+use crate::egress::Rehearsed;
+use crate::mail::{Account, Attachment, Failure, FailureKind, Message};
 use crate::plugin::bindings::wit;
 use crate::plugin::call::CallState;
 
@@ -24,7 +25,7 @@ impl wit::mail::Host for CallState {
         }
         self.requests += 1;
         if self.env.context.dry_run {
-            return Ok(Err(refused(wit::mail::FailureKind::Denied, "no mail is sent on a dry run")));
+            return Ok(Ok(self.rehearse_mail(&account, message)));
         }
         // One item may be named; a mail for none of them has an id of its own.
         let item = match message.item.clone() {
@@ -64,6 +65,27 @@ impl wit::mail::Host for CallState {
         self.waited(since);
         let attrs = found.map(|list| list.into_iter().map(|(name, value)| wit::types::Attr { name, value }).collect());
         Ok(attrs.map_err(into_failure))
+    }
+}
+
+impl CallState {
+    /// Notes the mail that would be sent; everyone takes it.
+    fn rehearse_mail(&mut self, account: &Account, message: wit::mail::Message) -> wit::mail::Sent {
+        let accepted = message.only.clone().unwrap_or_else(|| [&message.to[..], &message.cc, &message.bcc].concat());
+        let listed = [("From", vec![account.from.clone()]), ("To", message.to), ("Cc", message.cc), ("Bcc", message.bcc)];
+        let mut headers: Vec<(String, String)> =
+            listed.into_iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| (name.to_owned(), list.join(", "))).collect();
+        headers.extend(message.reply_to.map(|address| ("Reply-To".to_owned(), address)));
+        headers.push(("Subject".to_owned(), message.subject));
+        let mask = |text: &str| self.mask(text);
+        let rehearsed = Rehearsed {
+            method: "MAIL".to_owned(),
+            url: format!("smtp://{}:{}", account.host, account.port),
+            headers: headers.into_iter().map(|(name, value)| (name, mask(&value))).collect(),
+            body: message.text.or(message.html).map(|text| mask(&text)),
+        };
+        self.rehearsed.push(rehearsed);
+        wit::mail::Sent { message_id: "<preview@localhost>".to_owned(), accepted, refused: Vec::new() }
     }
 }
 
