@@ -4,12 +4,14 @@
 //! `entity` and `now`, and nothing of the host.
 
 mod bounds;
+mod filter;
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
+
+pub use filter::{Filter, MAX_FILTER_BYTES, Passed, check_filter};
 
 /// Steps a template may take; a page of text with a loop over every field takes some hundreds.
 const FUEL: u64 = 100_000;
@@ -17,8 +19,6 @@ const FUEL: u64 = 100_000;
 pub const MAX_SOURCE_BYTES: usize = 64 << 10;
 /// Longest rendered text, in bytes.
 pub const MAX_OUTPUT_BYTES: usize = 1 << 20;
-/// Longest filter, in bytes.
-pub const MAX_FILTER_BYTES: usize = 4 << 10;
 
 /// Bytes that all steps of a template may work through.
 const MAX_WORK: f64 = 8_589_934_592.0;
@@ -156,38 +156,6 @@ pub fn check(source: &str) -> Result<(), String> {
     }
     bounds::largest(source, USUAL_DATA_BYTES)?;
     environment(Escape::None, FUEL).template_from_str(source).map(drop).map_err(|e| explain(&e))
-}
-
-/// A compiled routing filter.
-pub struct Filter(cel::Program);
-
-impl Filter {
-    /// Compiles a CEL expression.
-    pub fn new(source: &str) -> Result<Self, String> {
-        if source.len() > MAX_FILTER_BYTES {
-            return Err(format!("the filter is longer than {MAX_FILTER_BYTES} bytes"));
-        }
-        Arc::new(cel::Env::stdlib()).compile(source).map(Self).map_err(|e| e.to_string())
-    }
-
-    /// Whether the filter lets the data through; the error is for the admin who wrote it.
-    pub fn matches(&self, data: &serde_json::Map<String, serde_json::Value>) -> Result<bool, String> {
-        let mut context = cel::Context::with_env(Arc::new(cel::Env::stdlib()));
-        for (name, value) in data {
-            let value = cel::to_value(value).map_err(|e| e.to_string())?;
-            context.add_variable_from_value(name.clone(), value);
-        }
-        match self.0.execute(&context) {
-            Ok(cel::Value::Bool(answer)) => Ok(answer),
-            Ok(_) => Err("the filter must give true or false".into()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-/// Whether `source` is a filter.
-pub fn check_filter(source: &str) -> Result<(), String> {
-    Filter::new(source).map(drop)
 }
 
 #[cfg(test)]
@@ -336,18 +304,5 @@ mod tests {
             assert!(check(source).is_ok());
             assert!(render_json(source, data.clone(), Escape::Html).unwrap().contains("Lada"));
         }
-    }
-
-    #[test]
-    fn filters_by_value_and_source() {
-        let filter = Filter::new("lead.value > 10000.0 && lead.origin.utm_source == 'yandex'").unwrap();
-        let data = |value: f64| match json!({"lead": {"value": value, "origin": {"utm_source": "yandex"}}}) {
-            serde_json::Value::Object(map) => map,
-            _ => unreachable!(),
-        };
-        assert!(filter.matches(&data(10_001.0)).unwrap());
-        assert!(!filter.matches(&data(9_999.0)).unwrap());
-        assert!(Filter::new("lead.value >").is_err());
-        assert!(Filter::new("lead.name").unwrap().matches(&data(1.0)).is_err());
     }
 }

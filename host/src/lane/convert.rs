@@ -123,6 +123,12 @@ pub(crate) fn template_data(lead: &Lead, ready: &Ready, now: Timestamp) -> Map<S
     ])
 }
 
+/// Why a lead that the filter keeps back is not sent.
+pub(super) fn filtered(why: Option<String>) -> Refusal {
+    let text = "the credential's filter does not let this lead through";
+    Refusal::new("filtered", why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}")))
+}
+
 /// The credential's mapping over one lead, as the plugin gets it.
 pub(super) fn map_fields(mapping: &Map<String, Value>, data: &Map<String, Value>) -> Result<String, Refusal> {
     if mapping.is_empty() {

@@ -16,7 +16,7 @@ use crate::plugin::call::{self, Effects, KvFailure};
 use crate::policy::outcome::{CallEnd, Verdict};
 use crate::policy::{FieldError, pointer_step, retry};
 use crate::store::StoreError;
-use crate::template::Filter;
+use crate::template::{Filter, Passed};
 
 /// What is to be previewed; what is `None` is taken from the stored credential.
 #[derive(Debug, Clone)]
@@ -73,10 +73,10 @@ pub(super) async fn run(
         .map(|(name, why)| FieldError::new(format!("/mapping/{}", pointer_step(&name)), "mapping_invalid", why))
         .collect();
     match passes(preview.filter.as_ref(), &ready, &data) {
-        Ok(true) => {}
-        Ok(false) => {
-            let why = "the filter does not let this lead through";
-            found.outcome = Some(("skipped", Some("filtered".into()), Some(why.into())));
+        Ok(Passed::Yes) => {}
+        Ok(Passed::No(why)) => {
+            let why = convert::filtered(why);
+            found.outcome = Some(("skipped", Some(why.code), Some(why.message)));
             return Ok(Some(found));
         }
         Err(why) => found = found.error("/filter", "filter_invalid", why),
@@ -117,11 +117,11 @@ async fn call(deps: &Deps, engine: &crate::plugin::engine::Engine, ready: &Ready
     found
 }
 
-fn passes(filter: Option<&Option<String>>, ready: &Ready, data: &Map<String, Value>) -> Result<bool, String> {
+fn passes(filter: Option<&Option<String>>, ready: &Ready, data: &Map<String, Value>) -> Result<Passed, String> {
     match filter {
-        Some(Some(source)) => Filter::new(source)?.matches(data),
-        Some(None) => Ok(true),
-        None => ready.filter.as_ref().map_or(Ok(true), |filter| filter.matches(data)),
+        Some(Some(source)) => Filter::new(source)?.passes(data),
+        Some(None) => Ok(Passed::Yes),
+        None => ready.filter.as_ref().map_or(Ok(Passed::Yes), |filter| filter.passes(data)),
     }
 }
 

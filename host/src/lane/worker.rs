@@ -13,6 +13,7 @@ use crate::policy::breaker::Signal;
 use crate::policy::outcome::{CallEnd, Outcome, Refusal, Stop, Verdict};
 use crate::policy::retry::{self, Decision, LaneStop, Standing};
 use crate::store::{Finish, Leased, NewAttempt, Next, StoreError};
+use crate::template::Passed;
 
 /// What a call means for its lane.
 pub(super) struct CallEnded {
@@ -134,14 +135,9 @@ impl Call<'_> {
         }
         let data = convert::template_data(&leased.lead, self.ready, now);
         if let Some(filter) = &self.ready.filter {
-            match filter.matches(&data) {
-                Ok(true) => {}
-                Ok(false) => {
-                    return Err(Box::new(Verdict::Skipped(Refusal::new(
-                        "filtered",
-                        "the credential's filter does not let this lead through",
-                    ))));
-                }
+            match filter.passes(&data) {
+                Ok(Passed::Yes) => {}
+                Ok(Passed::No(why)) => return Err(Box::new(Verdict::Skipped(convert::filtered(why)))),
                 Err(why) => {
                     return Err(Box::new(Verdict::Rejected(Refusal::new(
                         "filter_invalid",

@@ -24,13 +24,13 @@ pub struct Masker {
 
 impl Masker {
     /// Looks for every secret of the set, and for `whole` texts that were made of them, such as `Basic dXNlcjpwdw==`.
-    pub fn new<'a>(secrets: &SecretSet, whole: impl IntoIterator<Item = &'a SecretText>) -> Self {
+    pub fn new<'a>(secrets: &'a SecretSet, whole: impl IntoIterator<Item = &'a SecretText>) -> Self {
         let mut forms = Forms::new();
-        for (_, secret) in secrets.iter() {
-            add_forms(&mut forms, secret.expose());
-        }
-        for text in whole {
+        for text in secrets.iter().map(|(_, secret)| secret).chain(whole) {
             add_forms(&mut forms, text.expose());
+            for part in credentials_of(text.expose()) {
+                add_forms(&mut forms, &part);
+            }
         }
         forms.retain(|form| form.len() >= MIN_BYTES);
         forms.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
@@ -199,6 +199,27 @@ fn add_forms(forms: &mut Forms, secret: &str) {
     }
 }
 
+/// What stands behind the scheme of an `Authorization` header, since a remote side that complains repeats that alone:
+/// `Bearer TOKEN`, and for `Basic` also the login and the password in it.
+fn credentials_of(header: &str) -> Forms {
+    let Some((scheme, rest)) = header.split_once(' ') else { return Forms::new() };
+    let rest = rest.trim();
+    let known = ["bearer", "basic", "token"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let a_name = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    // A pass phrase is no scheme with its token.
+    if !known && (!a_name || rest.contains(' ')) {
+        return Forms::new();
+    }
+    let mut parts = vec![Zeroizing::new(rest.to_owned())];
+    if scheme.eq_ignore_ascii_case("basic")
+        && let Some(login) = STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok()).map(Zeroizing::new)
+    {
+        parts.extend(login.split_once(':').map(|(_, password)| Zeroizing::new(password.to_owned())));
+        parts.push(login);
+    }
+    parts
+}
+
 /// Base64 of any text that holds the secret: its first byte can stand at three places of a group, and the characters at
 /// both ends that also depend on the neighbours are left out.
 fn base64_forms(secret: &[u8], add: &mut impl FnMut(String)) {
@@ -288,6 +309,19 @@ mod tests {
         let masker = Masker::new(&set, [&whole]);
         assert_eq!(masker.mask_text("abc abcdef, Bearer abc").0, "abc abcdef, ***");
         assert_eq!(Masker::new(&set, []).mask_text("abc abcdef").1, 0);
+    }
+
+    #[test]
+    fn a_token_is_found_without_its_scheme() {
+        let bearer = masker("Bearer sk-abcdef1234567890");
+        for text in ["bad token sk-abcdef1234567890", "Bearer sk-abcdef1234567890", "c2stYWJjZGVmMTIzNDU2Nzg5MA=="] {
+            assert!(bearer.mask_text(text).1 == 1, "{text}");
+        }
+        let basic = masker("Basic dXNlcjpodW50ZXIyLXBhc3M=");
+        for text in ["dXNlcjpodW50ZXIyLXBhc3M=", "user:hunter2-pass", "the password hunter2-pass is wrong"] {
+            assert!(basic.mask_text(text).1 == 1, "{text}");
+        }
+        assert_eq!(masker("an ordinary pass phrase").mask_text("pass phrase").1, 0);
     }
 
     #[test]
