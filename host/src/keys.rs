@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::{ApiKey, KeyId, Scope};
-use crate::secrets::{MasterKey, SecretText};
+use crate::secrets::{MasterKey, SecretText, Vault};
 use crate::store::{Store, Written};
 
 /// What every key's text begins with.
@@ -83,17 +83,42 @@ pub async fn ensure_admin(store: &dyn Store, config: &Config, clock: &dyn Clock,
     Ok(())
 }
 
-/// The master key: from the settings, from its file, or made now.
-pub fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
+/// The master key, from the settings, from its file, or made now; and whether it was made.
+pub fn master_key(config: &Config) -> anyhow::Result<(MasterKey, bool)> {
     if let Some(key) = &config.master_key {
-        return MasterKey::parse(key.expose()).context("LEADWIRE_MASTER_KEY");
+        return Ok((MasterKey::parse(key.expose()).context("LEADWIRE_MASTER_KEY")?, false));
     }
     let file = config.master_key_file.display();
     let (text, made) = read_or_make(&config.master_key_file, || Ok(MasterKey::generate()?.to_text()))?;
     if made {
         tracing::info!("master key made in {file}: keep a copy of it away from the data folder");
     }
-    MasterKey::parse(text.expose()).with_context(|| file.to_string())
+    Ok((MasterKey::parse(text.expose()).with_context(|| file.to_string())?, made))
+}
+
+/// Refuses a master key that opens none of the secrets there are: the host would run, and no lead would leave it.
+pub async fn check_master(store: &dyn Store, vault: &Vault, config: &Config, made: bool) -> anyhow::Result<()> {
+    let known = store.sealing_keys().await.context("cannot look up which master key the secrets were sealed with")?;
+    let unknown: Vec<&str> = known.iter().map(String::as_str).filter(|id| *id != vault.key_id()).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    if made {
+        // A new key in its place would only hide that the right one is missing.
+        let _ = std::fs::remove_file(&config.master_key_file);
+        anyhow::bail!(
+            "{} is missing, and the stored secrets were sealed with master key {}: put your copy of the file there",
+            config.master_key_file.display(),
+            unknown.join(", ")
+        );
+    }
+    let from = if config.master_key.is_some() { "LEADWIRE_MASTER_KEY".into() } else { config.master_key_file.display().to_string() };
+    anyhow::bail!(
+        "the stored secrets were sealed with master key {}, and the one in {from} is {}: start with the master key they were \
+         stored under, from your copy of it",
+        unknown.join(", "),
+        vault.key_id()
+    )
 }
 
 /// The file's text without surrounding space; or what `make` gives, written to a new file that only the owner can read.

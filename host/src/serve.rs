@@ -1,7 +1,7 @@
 //! Puts a whole host together and runs it: the one place where the parts meet.
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,11 +52,13 @@ pub struct Host {
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host> {
     let config = Arc::new(config);
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
-    let vault = Arc::new(Vault::new(keys::master_key(&config)?, Vec::new()));
+    let (master_key, made) = keys::master_key(&config)?;
+    let vault = Arc::new(Vault::new(master_key, Vec::new()));
     // The phone table takes a moment to read; the first lead should not wait for it.
     tokio::task::spawn_blocking(crate::policy::normalise::warm_up);
     let options = StoreOptions { max_backlog: config.max_backlog, ..StoreOptions::default() };
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.database, options).await?);
+    keys::check_master(&*store, &vault, &config, made).await?;
     keys::ensure_admin(&*store, &config, &*clock, &mut *terminal()).await?;
 
     let (egress, mailer) = outgoing(&config)?;
@@ -112,7 +114,7 @@ fn outgoing(config: &Config) -> anyhow::Result<(Arc<Egress>, Arc<Mailer>)> {
         allow: config.egress.allow.clone(),
         ports: config.egress.ports.iter().copied().collect(),
         rewrite: config.egress.rewrite.clone(),
-        own: Vec::new(),
+        own: own_addresses(),
     };
     for (host, target) in &policy.rewrite {
         tracing::warn!("LEADWIRE_EGRESS_REWRITE: requests for {host} go to {target} instead");
@@ -131,6 +133,17 @@ fn outgoing(config: &Config) -> anyhow::Result<(Arc<Egress>, Arc<Mailer>)> {
     };
     let mailer = Arc::new(Mailer::new(operator, Arc::new(Guarded(egress.clone()))));
     Ok((egress, mailer))
+}
+
+/// The addresses of this machine as it starts: public ones among them are no destination for a plugin either.
+fn own_addresses() -> Vec<IpAddr> {
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => interfaces.into_iter().map(|interface| interface.ip()).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "this machine's own addresses cannot be listed: plugins are kept from its private ones only");
+            Vec::new()
+        }
+    }
 }
 
 fn ehlo_name(config: &Config) -> String {

@@ -261,7 +261,7 @@ pub fn outcome_from_status(answer: &Response) -> Outcome {
 ///
 /// | failure | outcome |
 /// |---|---|
-/// | denied, invalid | rejected |
+/// | denied, invalid, a request that is too large | rejected |
 /// | no credential | the credential is invalid |
 /// | all others | retry; `maybe_sent` as the host saw it |
 pub fn outcome_from_failure(lost: &Failure) -> Outcome {
@@ -269,6 +269,8 @@ pub fn outcome_from_failure(lost: &Failure) -> Outcome {
     match lost.kind {
         FailureKind::NoCredential => Err(Stop::credential_invalid(lost.message.clone())),
         FailureKind::Denied | FailureKind::Invalid => Ok(Verdict::rejected(&code, lost.message.clone())),
+        // Nothing was sent, and the next request would be as large.
+        FailureKind::TooLarge if !lost.maybe_sent => Ok(Verdict::rejected(&code, lost.message.clone())),
         _ => Ok(Verdict::retry(&code, lost.message.clone()).maybe_sent(lost.maybe_sent)),
     }
 }

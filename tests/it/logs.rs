@@ -258,6 +258,40 @@ async fn pack(place: &Place) {
 }
 
 #[tokio::test]
+async fn a_master_key_that_opens_none_of_the_secrets_stops_the_start() {
+    let place = Place::bare(&["webhook"]);
+    let host = place.start().await;
+    let admin = std::fs::read_to_string(place.data().join("admin.key")).unwrap();
+    let ask = async |path: &str, body: serde_json::Value| {
+        let request = leadwire_tests::client().post(host.url(path)).header("x-api-key", admin.trim()).json(&body);
+        assert_eq!(request.send().await.unwrap().status(), 201, "{path}");
+    };
+    ask("/api/projects", serde_json::json!({"external_id": "shop", "name": "Shop"})).await;
+    let credential = serde_json::json!({"channel": "webhook", "name": "CRM", "config": {"url": "https://crm.example/"}, "secrets": {"authorization": "Bearer 0123456789"}});
+    ask("/api/projects/ext:shop/credentials", credential).await;
+    host.stop().await;
+
+    let file = place.data().join("master.key");
+    let right = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    for _ in 0..2 {
+        let mut refused = place.spawn();
+        assert!(!refused.wait().await.success());
+        let said = refused.log().join("\n");
+        assert!(said.contains("master.key is missing") && said.contains("your copy"), "{said}");
+        assert!(!file.exists(), "no other key stands in its place");
+    }
+    std::fs::write(&file, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+    let mut refused = place.spawn();
+    assert!(!refused.wait().await.success());
+    let said = refused.log().join("\n");
+    assert!(said.contains("sealed with master key") && said.contains("start with the master key"), "{said}");
+
+    std::fs::write(&file, right).unwrap();
+    place.start().await.stop().await;
+}
+
+#[tokio::test]
 async fn the_first_start_makes_two_keys_that_only_the_owner_can_read() {
     let place = Place::bare(&[]);
     let lines = place.start().await.stop().await;

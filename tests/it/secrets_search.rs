@@ -174,7 +174,10 @@ fn echo(status: u16) -> Answer {
     let token = AUTHORIZATION.strip_prefix("Bearer ").unwrap();
     let all = [SIGNING, SIGNING_OLD, AUTHORIZATION, token];
     let coded: Vec<_> = all.iter().flat_map(|text| [STANDARD.encode(text), hex::encode(text)]).collect();
-    Answer::status(status).header("x-echo", AUTHORIZATION).header("x-echo-token", token).json(&json!({"error": "these do not fit", "got": all, "coded": coded}))
+    Answer::status(status)
+        .header("x-echo", AUTHORIZATION)
+        .header("x-echo-token", token)
+        .json(&json!({"error": "these do not fit", "got": all, "coded": coded}))
 }
 
 /// Deliveries that end well and badly on all three channels.

@@ -1005,6 +1005,19 @@ async fn a_credential_is_written_only_over_the_version_that_was_read(backend: &d
     assert!(store.credentials(project_id()).await.unwrap().is_empty());
 }
 
+async fn the_keys_that_secrets_are_sealed_with_are_known(backend: &dyn Backend) {
+    let store = backend.open(1_000).await;
+    assert_eq!(store.sealing_keys().await.unwrap(), Vec::<String>::new());
+    let project = project_id();
+    for keys in [vec!["k1", "k2"], vec!["k1"], vec![]] {
+        let mut one = credential(project);
+        let secret = |key: &&str| SealedSecret { key_id: (*key).to_owned(), sealed: vec![1, 2], updated_at: at(0) };
+        one.secrets = keys.iter().enumerate().map(|(no, key)| (format!("s{no}"), secret(key))).collect();
+        assert_eq!(store.create_credential(&one, None).await.unwrap(), Written::New(()));
+    }
+    assert_eq!(store.sealing_keys().await.unwrap(), ["k1", "k2"]);
+}
+
 async fn deleting_a_credential_cancels_what_waits_for_it(backend: &dyn Backend) {
     let store = backend.open(10_000).await;
     let one = credential(project_id());
@@ -1159,6 +1172,7 @@ contract!(
     projects_are_kept_under_unique_names,
     keys_are_found_by_hash_and_revoked_once,
     a_credential_is_written_only_over_the_version_that_was_read,
+    the_keys_that_secrets_are_sealed_with_are_known,
     deleting_a_credential_cancels_what_waits_for_it,
     small_state_is_swapped_by_version_within_its_quota_and_time,
     only_one_swap_of_a_version_succeeds,

@@ -423,6 +423,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Written<()>, StoreError>;
     /// Writes over `credential.version`; the stored one becomes that plus one. [`StoreError::Stale`] when another write came first.
     async fn update_credential(&self, credential: &Credential) -> Result<(), StoreError>;
+    /// The ids of the master keys that stored secrets are sealed with.
+    async fn sealing_keys(&self) -> Result<Vec<String>, StoreError>;
     /// Deletes it with its kv state; what is queued for it ends as cancelled. `None`: no such credential.
     async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError>;
     #[allow(missing_docs)]

@@ -1,4 +1,4 @@
-//! What `--once` demands: each lead at each receiver exactly once, with its name, phone and address.
+//! What `--once` demands: each lead at each receiver exactly once, with all that was sent of it.
 
 use anyhow::{Result, bail};
 use leadwire_fakes::Request;
@@ -52,7 +52,7 @@ fn compare(channel: &str, sent: &[Sent], arrivals: &[Arrival]) -> Vec<String> {
             differences.push(format!("- {channel}: {} ({}) arrived {} times", lead.name(), lead.id, own.len()));
         }
         for arrival in own {
-            for missing in missing(arrival, lead) {
+            for missing in missing(channel, arrival, lead) {
                 differences.push(format!(
                     "- {channel}: {}: expected {missing}\n+ got: {}",
                     lead.name(),
@@ -70,18 +70,31 @@ fn belongs(arrival: &Arrival, lead: &Sent) -> bool {
     arrival.text.contains(&lead.id) || arrival.text.contains(lead.name())
 }
 
-fn missing(arrival: &Arrival, lead: &Sent) -> Vec<String> {
+fn missing(channel: &str, arrival: &Arrival, lead: &Sent) -> Vec<String> {
     let mut missing = Vec::new();
-    if !arrival.text.contains(lead.name()) {
-        missing.push(format!("the name `{}`", lead.name()));
+    let text = one_line(&arrival.text);
+    for (name, value) in lead.lead.as_object().into_iter().flatten() {
+        let mut lines = Vec::new();
+        match name.as_str() {
+            // Its spelling changes on the way.
+            "phone" => {}
+            // A chat and a mail show the page and the campaign of where it came from.
+            "origin" if channel != "webhook" => {
+                ["page", "utm_source", "utm_medium", "utm_campaign"].iter().for_each(|part| strings(&value[part], &mut lines));
+            }
+            _ => strings(value, &mut lines),
+        }
+        missing.extend(lines.iter().filter(|line| !text.contains(&one_line(line))).map(|line| format!("the {name} `{line}`")));
     }
     if let Some(phone) = lead.phone_digits().filter(|phone| !digits(&arrival.text).contains(phone)) {
         missing.push(format!("the phone `{phone}`"));
     }
-    if let Some(email) = lead.email().filter(|email| !arrival.text.contains(email)) {
-        missing.push(format!("the address `{email}`"));
-    }
     missing
+}
+
+/// Mails break lines, and so does the example's text.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The strings of the body, so that escapes of JSON play no part.
@@ -133,11 +146,16 @@ mod tests {
     #[test]
     fn every_difference_is_named() {
         let arrivals = [arrival("Иван i@example.com"), arrival("Иван +79161234567")];
-        let text = compare("email", &[sent("Иван"), sent("Anna")], &arrivals).join("\n");
+        let mut full = sent("Иван");
+        full.lead["comment"] = json!("call\nme");
+        full.lead["fields"] = json!({"car": "Lada"});
+        let text = compare("email", &[full, sent("Anna")], &arrivals).join("\n").replace("call\nme", "call me");
         for part in [
             "Иван (lead_Иван) arrived 2 times",
             "expected the phone `79161234567`",
-            "expected the address",
+            "expected the email `i@example.com`",
+            "expected the comment `call me`",
+            "expected the fields `Lada`",
             "Anna (lead_Anna) arrived 0 times",
         ] {
             assert!(text.contains(part), "{part} not in {text}");

@@ -25,11 +25,6 @@ impl Sent {
         self.lead["name"].as_str().unwrap_or_default()
     }
 
-    /// What must be found wherever the lead arrives: the name as it is, phones by their digits, the address.
-    pub fn email(&self) -> Option<&str> {
-        self.lead["email"].as_str()
-    }
-
     /// The phone's digits.
     pub fn phone_digits(&self) -> Option<String> {
         Some(digits(self.lead["phone"].as_str()?))

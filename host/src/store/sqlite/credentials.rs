@@ -70,6 +70,11 @@ pub(super) async fn exists(tx: &mut Tx, id: CredentialId) -> Result<bool, StoreE
     Ok(query.fetch_optional(&mut tx.conn).await?.is_some())
 }
 
+pub(super) async fn sealing_keys(readers: &SqlitePool) -> Result<Vec<String>, StoreError> {
+    let query = sqlx::query("select distinct s.value ->> 'key_id' from credentials c, json_each(c.secrets) s order by 1");
+    query.fetch_all(readers).await?.into_iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
 /// Deletes the credential and its small state.
 pub(super) async fn delete(tx: &mut Tx, id: CredentialId) -> Result<(), StoreError> {
     let query = sqlx::query("delete from kv where credential_id = $1; delete from credentials where id = $1").bind(id.uuid());

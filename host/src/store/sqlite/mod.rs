@@ -275,6 +275,10 @@ impl Store for SqliteStore {
 
     /// A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it is still
     /// there, to be deleted again.
+    async fn sealing_keys(&self) -> Result<Vec<String>, StoreError> {
+        credentials::sealing_keys(&self.readers).await
+    }
+
     async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError> {
         let mut all = BTreeMap::new();
         loop {
