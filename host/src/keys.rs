@@ -160,8 +160,8 @@ mod tests {
     fn the_master_key_is_made_once_and_only_the_owner_reads_it() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path(), &[]);
-        let first = master_key(&config).unwrap();
-        assert_eq!(first.id(), master_key(&config).unwrap().id());
+        let first = master_key(&config).unwrap().0;
+        assert_eq!(first.id(), master_key(&config).unwrap().0.id());
         let mode = std::fs::metadata(&config.master_key_file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

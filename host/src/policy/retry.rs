@@ -7,6 +7,8 @@ use crate::model::{AttemptOutcome, DeliveryStatus, RemoteRef, RetryOverride, Tim
 
 /// Longest pause a remote side can ask for.
 pub const MAX_REMOTE_PAUSE: Duration = Duration::from_secs(24 * 3_600);
+/// Longest pause between two attempts: 30 days.
+const MAX_PAUSE_MS: u64 = 30 * 86_400_000;
 /// Largest number of attempts a policy can have.
 pub const MAX_TRIES: u32 = 100;
 
@@ -47,8 +49,8 @@ impl RetryPolicy {
                 if !(1..=MAX_TRIES).contains(tries) {
                     return Err(format!("tries must be 1 to {MAX_TRIES}"));
                 }
-                if *base_ms == 0 || base_ms > max_ms {
-                    return Err("base_ms must be at least 1 and at most max_ms".into());
+                if *base_ms == 0 || base_ms > max_ms || *max_ms > MAX_PAUSE_MS {
+                    return Err(format!("base_ms must be at least 1 and at most max_ms, and max_ms at most {MAX_PAUSE_MS}"));
                 }
                 Ok(Self::Exponential { tries: *tries, base: Duration::from_millis(*base_ms), max: Duration::from_millis(*max_ms) })
             }
@@ -75,7 +77,8 @@ impl RetryPolicy {
 }
 
 /// Reads `500ms`, `5s`, `10m`, `6h` or `1d`.
-fn parse_pause(text: &str) -> Result<Duration, String> {
+/// Reads a pause such as `5s` or `10m`; the error says how to write one.
+pub fn parse_pause(text: &str) -> Result<Duration, String> {
     let explain = || format!("`{text}` is not a pause: write a whole number and ms, s, m, h or d, such as 10m, up to 30d");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(explain)?;
     let (number, unit) = text.split_at(digits);
@@ -88,7 +91,7 @@ fn parse_pause(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(explain()),
     };
-    number.checked_mul(millis).filter(|ms| *ms <= 30 * 86_400_000).map(Duration::from_millis).ok_or_else(explain)
+    number.checked_mul(millis).filter(|ms| *ms <= MAX_PAUSE_MS).map(Duration::from_millis).ok_or_else(explain)
 }
 
 /// What to do with a delivery that may have been sent, where the remote side cannot be asked.
