@@ -1,6 +1,6 @@
 //! The loop that leases: which lanes are ready, how much each may take, and what a call's end means for its lane.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::queue::{Queue, Standing};
 use super::ready::{self, Parked, Prepared, Ready};
-use super::worker::{self, CallEnded};
+use super::worker::{self, CallEnded, Learned};
 use super::{LaneState, Message, Shared, lock};
 use crate::model::{CredentialId, CredentialState, DeliveryStatus, StateReason, Timestamp};
 use crate::policy::breaker::{Pause, Signal};
@@ -115,24 +115,31 @@ impl Dispatcher<'_> {
                     self.queue.place(id, now);
                     lock(&self.shared.states).remove(&id);
                 }
+                Message::Stopped(learned) => self.learn(learned, now).await,
                 Message::Ended(ended) => self.call_ended(ended, now).await,
             }
         }
     }
 
     async fn call_ended(&mut self, ended: CallEnded, now: Timestamp) {
-        let id = ended.lane;
+        let id = ended.learned.lane();
         let lane = self.queue.lane(id);
         lane.calls = lane.calls.saturating_sub(1);
-        if let Some(signal) = &ended.signal {
-            lane.breaker.record(signal, now);
-        }
         for due_at in ended.again {
             lane.remember(due_at);
         }
+        self.learn(ended.learned, now).await;
+    }
+
+    async fn learn(&mut self, learned: Learned, now: Timestamp) {
+        let id = learned.lane();
+        let lane = self.queue.lane(id);
+        if let Some(signal) = &learned.signal {
+            lane.breaker.record(signal, now);
+        }
         // An admin may have written the credential while the call ran: then this word is about the old one.
-        let same = matches!(&lane.standing, Standing::Ready(ready) if Arc::ptr_eq(ready, &ended.ready));
-        if let Some(why) = ended.invalid
+        let same = matches!(&lane.standing, Standing::Ready(ready) if Arc::ptr_eq(ready, &learned.ready));
+        if let Some(why) = learned.invalid
             && same
         {
             self.invalidate(id, why, now).await;
@@ -182,6 +189,7 @@ impl Dispatcher<'_> {
     /// Finds work that no hint told of: after a start, and what a lane could not remember.
     async fn sweep(&mut self) {
         let now = self.now();
+        self.queue.forget_idle(now);
         match self.shared.deps.store.lanes().await {
             Ok(lanes) => {
                 for found in lanes {
@@ -197,9 +205,10 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Leases for every lane that is ready, until none is or no call may start.
+    /// Leases for every lane that is ready, until none is or no call may start, or until something is told that may stop
+    /// one: then the next turn goes on.
     async fn lease_ready(&mut self) -> Result<(), StoreError> {
-        while self.capacity() > 0 {
+        while self.capacity() > 0 && self.called_off().is_empty() {
             let now = self.now();
             let ids = self.queue.take_ready(now, LANES_PER_LEASE);
             if ids.is_empty() {
@@ -239,6 +248,7 @@ impl Dispatcher<'_> {
         }
         let until = now.plus(Duration::from_millis(longest.into())).plus(self.shared.deps.config.lease_margin);
         let leased = self.shared.deps.store.lease(&quotas, now, until).await;
+        let called_off = self.called_off();
         let mut by_lane: HashMap<CredentialId, Vec<Leased>> = HashMap::new();
         for job in leased.as_deref().unwrap_or_default() {
             by_lane.entry(job.lane).or_default().push(job.clone());
@@ -248,11 +258,23 @@ impl Dispatcher<'_> {
             if leased.is_ok() && (jobs.len() as u64) < u64::from(quota.limit) {
                 self.queue.lane(quota.lane).emptied(now);
             }
-            if let Some((ready, calls)) = allowed.remove(&quota.lane) {
-                self.start(&ready, jobs, calls, now).await;
-            }
+            let Some((ready, calls)) = allowed.remove(&quota.lane) else { continue };
+            let start = if called_off.contains(&quota.lane) { 0 } else { calls };
+            self.queue.give_back(&ready, calls - start);
+            self.start(&ready, jobs, start, now).await;
         }
         leased.map(|_| ())
+    }
+
+    /// Lanes of which something was told that has not been taken in: what was leased for them under the old state goes
+    /// back. An admin whose pause was answered relies on it that no lead after that is sent.
+    fn called_off(&self) -> HashSet<CredentialId> {
+        let told = |message: &Message| match message {
+            Message::Changed(id) => Some(*id),
+            Message::Stopped(learned) => Some(learned.lane()),
+            Message::Due(..) | Message::Ended(_) => None,
+        };
+        lock(&self.shared.inbox).iter().filter_map(told).collect()
     }
 
     /// Reads the credential of a lane that is new or changed.
@@ -345,7 +367,7 @@ impl Drop for EndGuard {
 
 impl CallEnded {
     fn broken(ready: &Arc<Ready>) -> Self {
-        Self { lane: ready.credential.id, signal: Some(Signal::Bad), invalid: None, again: Vec::new(), ready: ready.clone() }
+        Self { learned: Learned { signal: Some(Signal::Bad), invalid: None, ready: ready.clone() }, again: Vec::new() }
     }
 }
 

@@ -95,6 +95,8 @@ enum Message {
     Due(CredentialId, Timestamp),
     /// Read the credential again.
     Changed(CredentialId),
+    /// A call was told to stop, and its jobs are about to be queued again.
+    Stopped(worker::Learned),
     /// A call ended.
     Ended(worker::CallEnded),
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ready::{Parked, Ready};
 use crate::model::{CredentialId, Timestamp};
@@ -10,6 +11,11 @@ use crate::policy::rate::Bucket;
 
 /// Due times that a lane remembers by itself; further ones are found by the sweep.
 const REMEMBERED: usize = 1_024;
+
+/// How long what was read of a credential is kept for the next lead when its lane has nothing to send.
+const KEPT: Duration = Duration::from_secs(60);
+/// Lanes known past which those without work are forgotten at once.
+const KEPT_LANES: usize = 1_000;
 
 /// What is known of a lane's credential.
 pub(super) enum Standing {
@@ -29,13 +35,20 @@ pub(super) struct Lane {
     pub(super) calls: u32,
     /// When jobs are due, as far as is known.
     due: BTreeSet<Timestamp>,
-    /// Its place in `Lanes::order`.
+    /// Its place in `Queue::order`.
     at: Option<(Timestamp, u64)>,
+    /// Since when nothing is known to be due.
+    idle_since: Option<Timestamp>,
 }
 
 impl Lane {
     fn new() -> Self {
-        Self { standing: Standing::Unread, breaker: Breaker::default(), calls: 0, due: BTreeSet::new(), at: None }
+        Self { standing: Standing::Unread, breaker: Breaker::default(), calls: 0, due: BTreeSet::new(), at: None, idle_since: None }
+    }
+
+    /// There is nothing about it that must not be forgotten.
+    fn is_plain(&self) -> bool {
+        self.calls == 0 && self.due.is_empty() && self.breaker == Breaker::default() && !matches!(self.standing, Standing::Parked(_))
     }
 
     /// A job is due then.
@@ -69,17 +82,21 @@ impl Queue {
 
     /// Puts the lane where it belongs after anything about it changed; the turn keeps ready lanes in rotation.
     pub(super) fn place(&mut self, id: CredentialId, now: Timestamp) {
+        let known = self.lanes.len();
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         if let Some((at, turn)) = lane.at.take() {
             self.order.remove(&(at, turn, id));
         }
         let Some(mut ready_at) = lane.due.first().copied() else {
-            // Nothing known to be due: forget lanes that have no state worth keeping.
-            if lane.calls == 0 && lane.breaker == Breaker::default() && !matches!(lane.standing, Standing::Parked(_)) {
+            // Nothing known to be due. The next lead is mostly not far away, and reading a credential costs more than a call.
+            lane.idle_since.get_or_insert(now);
+            let kept = matches!(lane.standing, Standing::Ready(_)) && known <= KEPT_LANES;
+            if lane.is_plain() && !kept {
                 self.lanes.remove(&id);
             }
             return;
         };
+        lane.idle_since = None;
         match &lane.standing {
             Standing::Parked(_) => return,
             Standing::Unread => {}
@@ -102,6 +119,11 @@ impl Queue {
         self.turn += 1;
         lane.at = Some((ready_at, self.turn));
         self.order.insert((ready_at, self.turn, id));
+    }
+
+    /// Forgets lanes that have had nothing to send for a while.
+    pub(super) fn forget_idle(&mut self, now: Timestamp) {
+        self.lanes.retain(|_, lane| !(lane.is_plain() && lane.idle_since.is_some_and(|since| now.since(since) >= KEPT)));
     }
 
     /// Up to `limit` lanes that are ready now, longest waiting first. Each must be placed again.

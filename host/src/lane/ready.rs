@@ -1,8 +1,10 @@
 //! A credential made ready for calls: its plugin, settings, limits and rules, read once and kept until something changes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Deps;
+use crate::egress::Grant;
+use crate::mail::Account;
 use crate::model::{Credential, CredentialId, CredentialState, Project, StateReason};
 use crate::plugin::bindings::wit;
 use crate::plugin::call::{CallEnv, Effects};
@@ -25,6 +27,40 @@ pub(super) struct Ready {
     pub(super) on_doubt: OnDoubt,
     pub(super) rates: Vec<RateLimit>,
     pub(super) filter: Option<Filter>,
+    /// What the calls that run now work with.
+    shared: Mutex<Shared>,
+}
+
+/// The rights of a credential as long as some call of it runs: a busy lane need not open its secrets for each call, and
+/// they are gone when its last call is.
+#[derive(Default)]
+struct Shared {
+    secrets: Weak<SecretSet>,
+    grant: Weak<Grant>,
+    account: Option<Weak<Account>>,
+}
+
+/// The secrets of a credential, opened, and what is made of them and its settings.
+struct Rights {
+    secrets: Arc<SecretSet>,
+    grant: Arc<Grant>,
+    account: Option<Arc<Account>>,
+}
+
+impl Shared {
+    fn of(rights: &Rights) -> Self {
+        let Rights { secrets, grant, account } = rights;
+        Self { secrets: Arc::downgrade(secrets), grant: Arc::downgrade(grant), account: account.as_ref().map(Arc::downgrade) }
+    }
+
+    /// `None`: no call runs.
+    fn rights(&self) -> Option<Rights> {
+        let account = match &self.account {
+            Some(account) => Some(account.upgrade()?),
+            None => None,
+        };
+        Some(Rights { secrets: self.secrets.upgrade()?, grant: self.grant.upgrade()?, account })
+    }
 }
 
 /// One bucket the lane takes its tokens from.
@@ -73,7 +109,9 @@ pub(super) async fn prepare(deps: &Deps, id: CredentialId) -> Result<Prepared, S
     match rules(deps, &credential, &plugin, &config) {
         Ok((policy, on_doubt, rates, filter)) => {
             let config_text = serde_json::to_string(&config).unwrap_or_default();
-            Ok(Prepared::Ready(Box::new(Ready { credential, project, plugin, config, config_text, policy, on_doubt, rates, filter })))
+            let shared = Mutex::default();
+            let ready = Ready { credential, project, plugin, config, config_text, policy, on_doubt, rates, filter, shared };
+            Ok(Prepared::Ready(Box::new(ready)))
         }
         Err(message) => Ok(parked(CredentialState::Invalid, "config_invalid", message, true)),
     }
@@ -91,7 +129,7 @@ fn rules(
     let manifest = &plugin.manifest;
     let secrets = Arc::new(open_secrets(deps, credential)?);
     // What every call will need: if it cannot be made, the settings are at fault and no lead.
-    crate::egress::Grant::new(manifest, config, secrets.clone()).map_err(|e| e.to_string())?;
+    Grant::new(manifest, config, secrets.clone()).map_err(|e| e.to_string())?;
     if let Some(mail) = &manifest.mail {
         super::convert::account(mail, config, &secrets)?;
     }
@@ -167,7 +205,7 @@ impl Ready {
         self.plugin.manifest.limits.batch
     }
 
-    /// What one call works with: secrets decrypted now, for it alone.
+    /// What one call works with: secrets opened for it and those that run beside it.
     pub(super) fn env(
         &self,
         deps: &Deps,
@@ -178,15 +216,11 @@ impl Ready {
     ) -> Result<Arc<CallEnv>, Refusal> {
         let invalid = |message: String| Refusal::new("config_invalid", message);
         let manifest = self.plugin.manifest.clone();
-        let secrets = Arc::new(open_secrets(deps, &self.credential).map_err(invalid)?);
         let with_settings = settings.map(|settings| self.with_settings(settings)).transpose().map_err(invalid)?;
-        let (config, config_text) = match &with_settings {
-            Some((config, text)) => (config, text.clone()),
-            None => (&self.config, self.config_text.clone()),
+        let (Rights { secrets, grant, account }, config_text) = match with_settings {
+            Some((config, text)) => (self.rights(deps, &config).map_err(invalid)?, text),
+            None => (self.shared_rights(deps).map_err(invalid)?, self.config_text.clone()),
         };
-        let grant = crate::egress::Grant::new(&manifest, config, secrets.clone()).map_err(|e| invalid(e.to_string()))?;
-        let account =
-            manifest.mail.as_ref().map(|mail| super::convert::account(mail, config, &secrets)).transpose().map_err(invalid)?.map(Arc::new);
         let context = wit::types::Context {
             project: self.project.id.to_string(),
             entity: self.credential.entity.clone(),
@@ -201,7 +235,7 @@ impl Ready {
         Ok(Arc::new(CallEnv {
             plugin: self.plugin.label.clone(),
             context,
-            grant: Arc::new(grant),
+            grant,
             secrets,
             egress: deps.egress.clone(),
             mailer: deps.mailer.clone(),
@@ -210,6 +244,24 @@ impl Ready {
             clock: deps.clock.clone(),
             effects,
         }))
+    }
+
+    fn shared_rights(&self, deps: &Deps) -> Result<Rights, String> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rights) = shared.rights() {
+            return Ok(rights);
+        }
+        let rights = self.rights(deps, &self.config)?;
+        *shared = Shared::of(&rights);
+        Ok(rights)
+    }
+
+    fn rights(&self, deps: &Deps, config: &serde_json::Map<String, serde_json::Value>) -> Result<Rights, String> {
+        let manifest = &self.plugin.manifest;
+        let secrets = Arc::new(open_secrets(deps, &self.credential)?);
+        let grant = Grant::new(manifest, config, secrets.clone()).map_err(|e| e.to_string())?;
+        let account = manifest.mail.as_ref().map(|mail| super::convert::account(mail, config, &secrets)).transpose()?;
+        Ok(Rights { secrets, grant: Arc::new(grant), account: account.map(Arc::new) })
     }
 
     /// The config with the settings of one send over it.

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::effects::{DeliverEffects, Kv, Settled};
 use super::ready::Ready;
-use super::{Shared, convert};
+use super::{Message, Shared, convert};
 use crate::model::{AttemptId, AttemptOutcome, CredentialId, DeliveryStatus, Exchange, Timestamp};
 use crate::plugin::call::{self, CallReport};
 use crate::policy::breaker::Signal;
@@ -15,17 +15,27 @@ use crate::policy::retry::{self, Decision, LaneStop, Standing};
 use crate::store::{Finish, Leased, NewAttempt, Next, StoreError};
 use crate::template::Passed;
 
-/// What a call means for its lane.
-pub(super) struct CallEnded {
-    pub(super) lane: CredentialId,
-    /// What it showed of the remote side; `None`: nothing, for example when no request was made.
+/// What a call showed of its lane.
+pub(super) struct Learned {
+    /// Of the remote side; `None`: nothing, for example when no request was made.
     pub(super) signal: Option<Signal>,
     /// Park the lane until an admin acts: code and message.
     pub(super) invalid: Option<Refusal>,
-    /// Jobs of the lane that are queued again.
-    pub(super) again: Vec<Timestamp>,
     /// What it was called with.
     pub(super) ready: Arc<Ready>,
+}
+
+impl Learned {
+    pub(super) fn lane(&self) -> CredentialId {
+        self.ready.credential.id
+    }
+}
+
+/// What a call means for its lane.
+pub(super) struct CallEnded {
+    pub(super) learned: Learned,
+    /// Jobs of the lane that are queued again.
+    pub(super) again: Vec<Timestamp>,
 }
 
 /// A job that is part of a call.
@@ -38,7 +48,7 @@ struct Work {
 
 /// Makes one call and writes what became of each job. Always returns, whatever the plugin does.
 pub(super) async fn run(shared: Arc<Shared>, ready: Arc<Ready>, jobs: Vec<Leased>) -> CallEnded {
-    let mut ended = CallEnded { lane: ready.credential.id, signal: None, invalid: None, again: Vec::new(), ready: ready.clone() };
+    let mut ended = CallEnded { learned: Learned { signal: None, invalid: None, ready: ready.clone() }, again: Vec::new() };
     let call = Call { shared: &shared, ready: &ready };
     let (mut work, mut items) = (Vec::new(), Vec::new());
     for leased in jobs {
@@ -221,7 +231,7 @@ impl Call<'_> {
             for settled in batch.drain(..) {
                 let Some(job) = work.get_mut(settled.item).and_then(Option::take) else { continue };
                 let bad = matches!(settled.verdict, Verdict::Retry { .. });
-                match &mut ended.signal {
+                match &mut ended.learned.signal {
                     Some(Signal::Good) => {}
                     signal => *signal = Some(if bad { Signal::Bad } else { Signal::Good }),
                 }
@@ -239,22 +249,26 @@ impl Call<'_> {
         }
         match &end {
             CallEnd::Returned => {}
-            CallEnd::Failed(_) => ended.signal = Some(Signal::Bad),
+            CallEnd::Failed(_) => ended.learned.signal = Some(Signal::Bad),
             CallEnd::Stopped(stop) => {
+                let mut learned = Learned { signal: None, invalid: None, ready: self.ready.clone() };
                 let (why, lane) = retry::stopped(stop);
                 match lane {
-                    LaneStop::Invalid => ended.invalid = Some(why),
-                    LaneStop::Fault => ended.signal = Some(Signal::Bad),
-                    LaneStop::Pause(after) if matches!(stop, Stop::RateLimited(_)) => ended.signal = Some(Signal::Slower(after)),
-                    LaneStop::Pause(after) => ended.signal = Some(Signal::Down(after)),
+                    LaneStop::Invalid => learned.invalid = Some(why),
+                    LaneStop::Fault => learned.signal = Some(Signal::Bad),
+                    LaneStop::Pause(after) if matches!(stop, Stop::RateLimited(_)) => learned.signal = Some(Signal::Slower(after)),
+                    LaneStop::Pause(after) => learned.signal = Some(Signal::Down(after)),
                 }
+                // Before its jobs are due again, so that the lane does not take them up at once.
+                self.shared.send([Message::Stopped(learned)]);
+                ended.learned.signal = None;
             }
         }
         let mut finishes = Vec::new();
         for job in work.iter_mut().filter_map(Option::take) {
             let outcome = Outcome::Unsettled { end: end.clone(), maybe_sent: report.maybe_sent };
             if end == CallEnd::Returned {
-                ended.signal = Some(Signal::Bad);
+                ended.learned.signal = Some(Signal::Bad);
             }
             let decision = retry::next(&outcome, self.standing(&job.leased), self.now(), jitter());
             finishes.push(self.decided(job, decision, report.exchanges.clone()));

@@ -87,7 +87,7 @@ pub struct CallEnv {
     pub plugin: String,
     /// Opaque ids and settings for the guest.
     pub context: wit::types::Context,
-    /// The secrets, decrypted for this call.
+    /// The secrets, decrypted for this call and those of the same credential beside it.
     pub secrets: Arc<SecretSet>,
     /// Where the credential may send, and where its secrets go.
     pub grant: Arc<Grant>,

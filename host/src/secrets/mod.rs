@@ -1,6 +1,6 @@
-//! Secrets: encrypted at rest, decrypted for one call, masked wherever text leaves.
+//! Secrets: encrypted at rest, decrypted while calls that need them run, masked wherever text leaves.
 //!
-//! [`Vault`] seals and opens, [`SecretSet`] holds what one call may use, [`Masker`] finds a secret again in whatever
+//! [`Vault`] seals and opens, [`SecretSet`] holds what a call may use, [`Masker`] finds a secret again in whatever
 //! form it comes back, [`mask_personal`] hides phones and e-mails. Never stores anything and never sends anything.
 
 mod field;

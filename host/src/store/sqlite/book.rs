@@ -1,12 +1,10 @@
 //! The counters of the batches that a transaction touches: read once, moved in memory, written once.
 
 use std::collections::HashMap;
+use std::collections::hash_map;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::{Row, params};
 
-use super::pack::{self, Rows};
-use super::read::counts;
 use super::words::Word;
 use super::writer::Tx;
 use crate::model::{BatchCounts, BatchId, BatchOptions, BatchStatus, DeliveryStatus, LeadId, LeadStatus, Timestamp};
@@ -30,50 +28,41 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Reads those that are not in the book yet.
-    pub(super) async fn load(&mut self, tx: &mut Tx, batches: impl Iterator<Item = BatchId>) -> Result<(), StoreError> {
-        let mut missing: Vec<BatchId> = batches.filter(|id| !self.entries.contains_key(id)).collect();
-        missing.sort_unstable();
-        missing.dedup();
-        if missing.is_empty() {
-            return Ok(());
+    /// The batch, read when it is not in the book yet.
+    fn entry(&mut self, tx: &Tx, batch: BatchId) -> Result<&mut Entry, StoreError> {
+        match self.entries.entry(batch) {
+            hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
+            hash_map::Entry::Vacant(place) => {
+                let found = tx.db.first(READ, params![batch.uuid()], read)?;
+                Ok(place.insert(found.ok_or_else(|| no_batch(batch))?))
+            }
         }
-        let (numbers, ids) = pack::ids(missing.iter().map(|id| id.uuid()));
-        for row in sqlx::query(READ).bind(numbers).bind(ids).fetch_all(&mut tx.conn).await? {
-            self.add(&row)?;
-        }
-        Ok(())
     }
 
-    fn add(&mut self, row: &SqliteRow) -> Result<(), StoreError> {
-        let counts = counts(row, 3)?;
-        let options = row.try_get::<&str, _>(2)?;
-        let options = serde_json::from_str(options).map_err(|error| StoreError::Defect(format!("options cannot be read: {error}")))?;
-        let lead = LeadId::from_uuid(row.try_get(1)?);
-        let entry = Entry { lead, options, counts, finished_at: None, lead_was: lead_status(&counts), dirty: false };
-        self.entries.insert(BatchId::from_uuid(row.try_get(0)?), entry);
-        Ok(())
+    /// Whether there is such a batch.
+    pub(super) fn knows(&mut self, tx: &Tx, batch: BatchId) -> Result<bool, StoreError> {
+        Ok(self.entries.contains_key(&batch) || tx.db.first(READ, params![batch.uuid()], read)?.is_some())
     }
 
-    pub(super) fn allows_failures(&self, batch: BatchId) -> bool {
-        self.entries.get(&batch).is_none_or(|entry| entry.options.allow_failures)
+    pub(super) fn allows_failures(&mut self, tx: &Tx, batch: BatchId) -> Result<bool, StoreError> {
+        Ok(self.entry(tx, batch)?.options.allow_failures)
     }
 
     /// Notes that nothing but the delivery itself changed.
-    pub(super) fn unchanged(&self, batch: BatchId) -> Result<Changed, StoreError> {
-        let entry = self.entries.get(&batch).ok_or_else(|| no_batch(batch))?;
-        Ok(Changed { batch, lead: entry.lead, ended: None })
+    pub(super) fn unchanged(&mut self, tx: &Tx, batch: BatchId) -> Result<Changed, StoreError> {
+        Ok(Changed { batch, lead: self.entry(tx, batch)?.lead, ended: None })
     }
 
     /// Moves one delivery from state to state. `ended` is set when the last pending one ends.
     pub(super) fn shift(
         &mut self,
+        tx: &Tx,
         batch: BatchId,
         from: DeliveryStatus,
         to: DeliveryStatus,
         now: Timestamp,
     ) -> Result<Changed, StoreError> {
-        let entry = self.entries.get_mut(&batch).ok_or_else(|| no_batch(batch))?;
+        let entry = self.entry(tx, batch)?;
         let was_pending = entry.counts.pending > 0;
         let left = entry.counts.of(from);
         *left = left.checked_sub(1).ok_or_else(|| StoreError::Defect(format!("{batch} counts no {} delivery", from.word())))?;
@@ -86,29 +75,34 @@ impl Book {
     }
 
     /// Writes what moved, and the leads' states that follow from it.
-    pub(super) async fn write(self, tx: &mut Tx) -> Result<(), StoreError> {
-        let mut batches = Rows::default();
-        let mut leads = Rows::default();
+    pub(super) fn write(self, tx: &Tx) -> Result<(), StoreError> {
         for (id, entry) in self.entries.into_iter().filter(|(_, entry)| entry.dirty) {
             let BatchCounts { pending, delivered, skipped, failed, in_doubt, cancelled, .. } = entry.counts;
-            let counts = [pending, delivered, skipped, failed, in_doubt, cancelled];
-            let finished_at = entry.finished_at.map(Timestamp::as_millis);
-            batches.push(&[id.uuid()], &(counts, batch_status(&entry.counts).word(), finished_at))?;
+            let (status, finished_at) = (batch_status(&entry.counts).word(), entry.finished_at.map(Timestamp::as_millis));
+            tx.db.run(WRITE, params![id.uuid(), pending, delivered, skipped, failed, in_doubt, cancelled, status, finished_at])?;
             let lead_is = lead_status(&entry.counts);
             if lead_is != entry.lead_was {
-                leads.push(&[entry.lead.uuid(), id.uuid()], &lead_is.word())?;
+                tx.db.run(WRITE_LEAD, params![entry.lead.uuid(), id.uuid(), lead_is.word()])?;
             }
-        }
-        if !batches.is_empty() {
-            let (json, ids, _) = batches.take();
-            sqlx::query(WRITE).bind(json).bind(ids).execute(&mut tx.conn).await?;
-        }
-        if !leads.is_empty() {
-            let (json, ids, _) = leads.take();
-            sqlx::query(WRITE_LEADS).bind(json).bind(ids).execute(&mut tx.conn).await?;
         }
         Ok(())
     }
+}
+
+fn read(row: &Row<'_>) -> Result<Entry, StoreError> {
+    let options: String = row.get(1)?;
+    let options = serde_json::from_str(&options).map_err(|error| StoreError::Defect(format!("options cannot be read: {error}")))?;
+    let counts = BatchCounts {
+        total: row.get(2)?,
+        pending: row.get(3)?,
+        delivered: row.get(4)?,
+        skipped: row.get(5)?,
+        failed: row.get(6)?,
+        in_doubt: row.get(7)?,
+        cancelled: row.get(8)?,
+    };
+    let lead = LeadId::from_uuid(row.get(0)?);
+    Ok(Entry { lead, options, counts, finished_at: None, lead_was: lead_status(&counts), dirty: false })
 }
 
 fn no_batch(batch: BatchId) -> StoreError {
@@ -116,23 +110,16 @@ fn no_batch(batch: BatchId) -> StoreError {
 }
 
 const READ: &str = "
-select b.id, b.lead_id, b.options, b.total, b.pending, b.delivered, b.skipped, b.failed, b.in_doubt, b.cancelled
-  from json_each($1) r cross join batches b on b.id = substr($2, 16 * r.key + 1, 16)";
+select lead_id, options, total, pending, delivered, skipped, failed, in_doubt, cancelled from batches where id = ?1";
 
 const WRITE: &str = "
 update batches
-   set pending = r.value ->> '$[0][0]', delivered = r.value ->> '$[0][1]', skipped = r.value ->> '$[0][2]',
-       failed = r.value ->> '$[0][3]', in_doubt = r.value ->> '$[0][4]', cancelled = r.value ->> '$[0][5]',
-       status = r.value ->> '$[1]', finished_at = r.value ->> '$[2]'
-  from json_each($1) r
- where batches.id = substr($2, 16 * r.key + 1, 16)";
+   set pending = ?2, delivered = ?3, skipped = ?4, failed = ?5, in_doubt = ?6, cancelled = ?7, status = ?8, finished_at = ?9
+ where id = ?1";
 
 /// Only the newest batch speaks for its lead.
-const WRITE_LEADS: &str = "
-update leads set status = r.value
-  from json_each($1) r
- where leads.id = substr($2, 32 * r.key + 1, 16) and leads.batch_id = substr($2, 32 * r.key + 17, 16)";
+const WRITE_LEAD: &str = "update leads set status = ?3 where id = ?1 and batch_id = ?2";
 
 /// The statements on the hot path, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[READ, WRITE, WRITE_LEADS];
+pub(super) const HOT: &[&str] = &[READ, WRITE, WRITE_LEAD];

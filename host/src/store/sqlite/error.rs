@@ -16,6 +16,18 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match &error {
+            rusqlite::Error::SqliteFailure(code, message) => {
+                let message = message.clone().unwrap_or_else(|| code.to_string());
+                from_code(u32::try_from(code.extended_code).ok(), &message)
+            }
+            _ => Self::Defect(error.to_string()),
+        }
+    }
+}
+
 impl From<MigrateError> for StoreError {
     fn from(error: MigrateError) -> Self {
         match error {

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::{Lead, LeadId};
 
-/// Bytes of JSON that the leads kept here may stand for.
-const MAX_BYTES: usize = 16 << 20;
+/// Bytes of JSON that the leads kept here may stand for; in memory they take several times as much. Leads are sent within
+/// moments, and those that wait longer are read when their time comes.
+const MAX_BYTES: usize = 2 << 20;
 
 /// A bounded memory of leads; the oldest entries leave first.
 #[derive(Default)]

@@ -1,13 +1,15 @@
 //! The SQLite store: one file, one process, one connection that writes.
 //!
-//! All writes go to the writer's task ([`writer`]), which does what waits in one transaction; reads run beside it on
-//! connections that cannot write. Rows travel many at a time ([`pack`]). Start at [`SqliteStore::open`].
+//! All writes go to the writer's thread ([`writer`]), which does what waits in one transaction, the hot ones by itself
+//! ([`direct`]) and the others through sqlx; reads run beside it on connections that cannot write. Start at
+//! [`SqliteStore::open`].
 
 mod accept;
 mod admin;
 mod answers;
 mod book;
 mod credentials;
+mod direct;
 mod error;
 mod finish;
 #[cfg(test)]
@@ -16,7 +18,6 @@ mod kv;
 mod lead_cache;
 mod lease;
 mod open;
-mod pack;
 #[cfg(test)]
 mod plans;
 mod read;
@@ -25,6 +26,7 @@ mod words;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,7 +63,8 @@ impl Default for StoreOptions {
 /// Everything durable in one SQLite file.
 pub struct SqliteStore {
     writer: writer::Handle,
-    task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Told when the writer has ended.
+    ended: tokio::sync::Mutex<Option<tokio::sync::oneshot::Receiver<()>>>,
     readers: SqlitePool,
     backlog: Arc<AtomicU64>,
 }
@@ -77,9 +80,9 @@ impl SqliteStore {
         self.writer.stop();
         // Readers first: the last to leave brings the write-ahead log home, and only the writer can.
         self.readers.close().await;
-        if let Some(task) = self.task.lock().await.take() {
+        if let Some(ended) = self.ended.lock().await.take() {
             // A panic was reported when it happened.
-            let _ = task.await;
+            let _ = ended.await;
         }
     }
 }
@@ -134,7 +137,7 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         let lanes = lanes.to_vec();
-        write!(self, tx, [lanes, now, until], lease::lease(tx, lanes, *now, *until))
+        write!(self, tx, [lanes, now, until], ready(lease::lease(tx, lanes, *now, *until)))
     }
 
     async fn finish(&self, finished: Vec<Finish>) -> Result<Vec<Option<Changed>>, StoreError> {
@@ -146,17 +149,17 @@ impl Store for SqliteStore {
 
     async fn release(&self, jobs: &[JobRef], due_at: Timestamp) -> Result<(), StoreError> {
         let jobs = jobs.to_vec();
-        write!(self, tx, [jobs, due_at], lease::release(tx, jobs, *due_at))
+        write!(self, tx, [jobs, due_at], ready(lease::release(tx, jobs, *due_at)))
     }
 
     async fn checkpoint(&self, job: JobRef, memo: &str) -> Result<bool, StoreError> {
         let memo = memo.to_owned();
-        write!(self, tx, [job, memo], lease::checkpoint(tx, *job, memo))
+        write!(self, tx, [job, memo], ready(lease::checkpoint(tx, *job, memo)))
     }
 
     async fn extend_lease(&self, jobs: &[JobRef], until: Timestamp) -> Result<(), StoreError> {
         let jobs = jobs.to_vec();
-        write!(self, tx, [jobs, until], lease::extend(tx, jobs, *until))
+        write!(self, tx, [jobs, until], ready(lease::extend(tx, jobs, *until)))
     }
 
     async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError> {
@@ -164,15 +167,15 @@ impl Store for SqliteStore {
     }
 
     async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
-        write!(self, tx, [id, now], finish::retry_delivery(tx, *id, *now))
+        write!(self, tx, [id, now], ready(finish::retry_delivery(tx, *id, *now)))
     }
 
     async fn cancel_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
-        write!(self, tx, [id, now], finish::cancel_delivery(tx, *id, *now))
+        write!(self, tx, [id, now], ready(finish::cancel_delivery(tx, *id, *now)))
     }
 
     async fn cancel_batch(&self, id: BatchId, now: Timestamp) -> Result<Option<(u32, Changed)>, StoreError> {
-        write!(self, tx, [id, now], finish::cancel_batch(tx, *id, *now))
+        write!(self, tx, [id, now], ready(finish::cancel_batch(tx, *id, *now)))
     }
 
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {
@@ -341,8 +344,7 @@ impl Store for SqliteStore {
     }
 
     async fn idempotent(&self, key: &Idempotency, now: Timestamp) -> Result<Option<Written<()>>, StoreError> {
-        let mut conn = self.readers.acquire().await?;
-        answers::lookup(&mut conn, key, now).await
+        answers::lookup(&self.readers, key, now).await
     }
 
     /// A living answer stays: the first one given is the one to repeat.
@@ -372,7 +374,7 @@ async fn delete_credential_slice(
     if !credentials::exists(tx, id).await? {
         return Ok(None);
     }
-    let (count, changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE).await?;
+    let (count, changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
     let gone = count < CANCEL_SLICE;
     if gone {
         credentials::delete(tx, id).await?;

@@ -10,6 +10,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
 
+use super::direct::Direct;
 use super::lead_cache::LeadCache;
 use super::writer::{self, Tx};
 use super::{SqliteStore, StoreOptions};
@@ -31,9 +32,11 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("wal_autocheckpoint", "1000")
-        .pragma("cache_size", "-65536")
+        // What is written is mostly at the ends of the trees; the operating system keeps the rest.
+        .pragma("cache_size", "-16384")
         .pragma("temp_store", "memory")
-        .row_buffer_size(512);
+        // See `Direct`: two threads use it, one after the other.
+        .serialized(true);
     let mut conn = writing.connect().await.map_err(|error| not_opened(path, error.into()))?;
     // `Migrator::run` does the same, but its future is not `Send` for every lifetime.
     MIGRATIONS.run_direct(None, &mut conn, false).await.map_err(|error| not_opened(path, error.into()))?;
@@ -48,11 +51,12 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         .test_before_acquire(false)
         .idle_timeout(None)
         .max_lifetime(None)
-        .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-8192"));
+        .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-2048"));
     let shared = Arc::new(AtomicU64::new(backlog));
-    let tx = Tx { conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()) };
-    let (writer, task) = writer::start(tx, writing.create_if_missing(false), shared.clone(), lock);
-    Ok(SqliteStore { writer, task: tokio::sync::Mutex::new(Some(task)), readers, backlog: shared })
+    let db = Direct::over(&mut conn).await?;
+    let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()) };
+    let (writer, ended) = writer::start(tx, writing.create_if_missing(false), shared.clone(), lock)?;
+    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared })
 }
 
 /// Whoever sent was a process that has ended: this one holds the lock. Its leases need not run out, so the jobs are due as

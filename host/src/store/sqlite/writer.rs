@@ -1,5 +1,7 @@
-//! The one task that writes. It takes whatever waits, does it in one transaction, commits once and then answers everyone.
-//! Groups form by themselves while the transaction before them runs; there is no timer.
+//! The one thread that writes. It takes whatever waits, does it in one transaction, commits once and then answers everyone.
+//! Groups form by themselves while the transaction before them runs, and what comes before the commit comes along; there is
+//! no timer. A thread of its own, because it
+//! waits for the disk, and a task that does so would keep the tasks behind it waiting too.
 //!
 //! One requester's failing statement never harms another: the turn is rolled back and each request is done alone.
 
@@ -14,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, Accepting};
+use super::direct::Direct;
 use super::error::is_refusal;
 use super::finish;
 use super::lead_cache::LeadCache;
@@ -42,6 +45,9 @@ enum Command {
 
 /// The writer's connection, with what the running transaction will have changed in memory once it is committed.
 pub(super) struct Tx {
+    /// For statements that are done here and now. Stands first, because it must be dropped first.
+    pub(super) db: Direct,
+    /// The same connection by way of sqlx, for what is done seldom.
     pub(super) conn: SqliteConnection,
     /// Jobs, this transaction's included.
     pub(super) backlog: u64,
@@ -100,21 +106,30 @@ impl Handle {
     }
 }
 
-/// Starts the writer. It ends when every [`Handle`] is gone and what they asked is done; `keep` is dropped after that.
+/// Starts the writer. It ends when every [`Handle`] is gone and what they asked is done; `keep` is dropped after that, and
+/// the receiver hears of it.
 pub(super) fn start(
     tx: Tx,
     options: SqliteConnectOptions,
     backlog: Arc<AtomicU64>,
     keep: impl Send + 'static,
-) -> (Handle, tokio::task::JoinHandle<()>) {
+) -> Result<(Handle, oneshot::Receiver<()>), StoreError> {
     let (commands, inbox) = mpsc::channel(WAITING);
+    let (ended, told) = oneshot::channel();
     let stop = CancellationToken::new();
     let writer = Writer { tx, options, backlog, stop: stop.clone() };
-    let task = tokio::spawn(async move {
-        writer.run(inbox).await;
+    let runtime = tokio::runtime::Handle::current();
+    let work = move || {
+        runtime.block_on(writer.run(inbox));
         drop(keep);
-    });
-    (Handle { commands, stop }, task)
+        // Nobody may be waiting for the end.
+        let _ = ended.send(());
+    };
+    std::thread::Builder::new()
+        .name("store-writer".into())
+        .spawn(work)
+        .map_err(|error| StoreError::Unavailable(format!("the writer's thread cannot be started: {error}")))?;
+    Ok((Handle { commands, stop }, told))
 }
 
 struct Writer {
@@ -129,15 +144,12 @@ impl Writer {
         while let Some(first) = self.next(&mut inbox).await {
             let mut turn = Turn::default();
             turn.add(first);
-            // Whoever is about to ask comes along: those woken by the same answer ask at the same moment.
-            tokio::task::yield_now().await;
-            while turn.has_room() {
-                let Ok(next) = inbox.try_recv() else { break };
-                turn.add(next);
-            }
-            self.take(turn).await;
+            turn.fill(&mut inbox);
+            self.take(turn, &mut inbox).await;
         }
-        if let Err(error) = sqlx::Connection::close(self.tx.conn).await {
+        let Tx { db, conn, .. } = self.tx;
+        drop(db);
+        if let Err(error) = sqlx::Connection::close(conn).await {
             tracing::warn!(error = %error, "the database did not close cleanly");
         }
     }
@@ -153,45 +165,52 @@ impl Writer {
         inbox.recv().await
     }
 
-    async fn take(&mut self, mut turn: Turn) {
-        let Err(error) = self.transaction(&mut turn).await else { return turn.answer() };
+    async fn take(&mut self, mut turn: Turn, inbox: &mut mpsc::Receiver<Command>) {
+        let Err(error) = self.transaction(&mut turn, Some(inbox)).await else { return turn.answer() };
         // The surroundings failed: each one alone would fail the same way, only slower.
         if matches!(error, StoreError::Unavailable(_)) || turn.len() == 1 {
             return turn.fail(&error);
         }
         for mut alone in turn.split() {
-            match self.transaction(&mut alone).await {
+            match self.transaction(&mut alone, None).await {
                 Ok(()) => alone.answer(),
                 Err(error) => alone.fail(&error),
             }
         }
     }
 
-    async fn transaction(&mut self, turn: &mut Turn) -> Result<(), StoreError> {
+    /// Does the turn and commits it; `inbox` is where more may come from meanwhile.
+    async fn transaction(&mut self, turn: &mut Turn, inbox: Option<&mut mpsc::Receiver<Command>>) -> Result<(), StoreError> {
         let before = self.tx.backlog;
-        let mut done = self.attempt(turn).await;
+        let mut done = self.attempt(turn, inbox).await;
         if done.is_err() {
-            // Some errors end the transaction by themselves; then there is nothing to roll back.
-            let rolled_back = sqlx::query("rollback").execute(&mut self.tx.conn).await;
             self.tx.backlog = before;
-            if let Err(sqlx::Error::WorkerCrashed) = rolled_back {
+            let rolled_back = self.tx.db.roll_back();
+            if sqlx::Connection::ping(&mut self.tx.conn).await.is_err() {
                 done = self.reconnect().await.and(done);
+            } else {
+                done = rolled_back.and(done);
             }
         }
         self.backlog.store(self.tx.backlog, Ordering::Relaxed);
         done
     }
 
-    async fn attempt(&mut self, turn: &mut Turn) -> Result<(), StoreError> {
-        let tx = &mut self.tx;
-        sqlx::query("begin immediate").execute(&mut tx.conn).await?;
-        turn.run(tx).await?;
-        sqlx::query("commit").execute(&mut tx.conn).await?;
-        Ok(())
+    async fn attempt(&mut self, turn: &mut Turn, mut inbox: Option<&mut mpsc::Receiver<Command>>) -> Result<(), StoreError> {
+        self.tx.db.begin()?;
+        loop {
+            turn.run(&mut self.tx).await?;
+            if !inbox.as_mut().is_some_and(|inbox| turn.fill(inbox)) {
+                return self.tx.db.commit();
+            }
+        }
     }
 
+    /// The connection's own thread has died.
     async fn reconnect(&mut self) -> Result<(), StoreError> {
-        self.tx.conn = self.options.connect().await?;
+        let mut conn = self.options.connect().await?;
+        self.tx.db = Direct::over(&mut conn).await?;
+        self.tx.conn = conn;
         Ok(())
     }
 }
@@ -204,8 +223,11 @@ struct Turn {
     accepted: Vec<Result<accept::Answer, StoreError>>,
     finishing: Vec<(Vec<Finish>, Reply<Outcomes>)>,
     finish_count: usize,
+    /// How many of `finishing` are done, and what they changed.
+    finished: usize,
     changed: Outcomes,
     others: Vec<Box<dyn Queued>>,
+    others_done: usize,
 }
 
 impl Turn {
@@ -227,21 +249,32 @@ impl Turn {
         self.accepting.len() < MAX_INTAKES && self.finish_count < MAX_FINISHED && self.others.len() < MAX_OTHERS
     }
 
+    /// Takes in what waits, as far as there is room. Whether anything came.
+    fn fill(&mut self, inbox: &mut mpsc::Receiver<Command>) -> bool {
+        let before = self.len();
+        while self.has_room() {
+            let Ok(next) = inbox.try_recv() else { break };
+            self.add(next);
+        }
+        self.len() > before
+    }
+
     fn len(&self) -> usize {
         self.accepting.len() + self.finishing.len() + self.others.len()
     }
 
+    /// Does what has not been done yet.
     async fn run(&mut self, tx: &mut Tx) -> Result<(), StoreError> {
-        if !self.accepting.is_empty() {
-            self.accepted = accept::run(tx, &self.accepting).await?;
+        self.accepted.extend(accept::run(tx, &self.accepting[self.accepted.len()..])?);
+        if self.finished < self.finishing.len() {
+            let new = self.finishing[self.finished..].iter().flat_map(|(finished, _)| finished);
+            self.changed.extend(finish::run(tx, new)?);
+            self.finished = self.finishing.len();
         }
-        if !self.finishing.is_empty() {
-            let all: Vec<&Finish> = self.finishing.iter().flat_map(|(finished, _)| finished).collect();
-            self.changed = finish::run(tx, &all).await?;
-        }
-        for other in &mut self.others {
+        for other in &mut self.others[self.others_done..] {
             other.run(tx).await?;
         }
+        self.others_done = self.others.len();
         Ok(())
     }
 
