@@ -239,12 +239,9 @@ pub async fn resend(
 #[utoipa::path(get, path = "/api/leads", tag = "Sending", params(Filter), responses((status = 200, body = List<LeadView>)))]
 pub async fn list(State(app): State<App>, caller: Caller, Params(filter): Params<Filter>) -> Result<Answer, ApiError> {
     caller.require(Scope::LeadsRead)?;
-    if filter.channel.is_some() {
-        return Err(list::not_supported("channel"));
-    }
     let query = list::query::<LeadStatus>(&app, &caller, filter).await?;
     let found = app.store.leads(&query).await?;
-    Answer::ok(&list::page(found.items, found.has_more, |record| record.lead.id.uuid(), LeadView::from))
+    Answer::ok(&list::found(found, LeadView::from))
 }
 
 /// One lead with its batches and deliveries
@@ -269,7 +266,7 @@ pub async fn show(
 }
 
 /// The lead by `lead_…` or `ext:…`, if the caller sees it.
-async fn find_lead(app: &App, caller: &Caller, text: &str, project: Option<&str>) -> Result<Option<LeadRecord>, ApiError> {
+pub(super) async fn find_lead(app: &App, caller: &Caller, text: &str, project: Option<&str>) -> Result<Option<LeadRecord>, ApiError> {
     let Some(external_id) = text.strip_prefix("ext:") else {
         let Ok(id) = text.parse() else { return Ok(None) };
         return Ok(app.store.lead(id).await?.filter(|record| caller.sees(record.lead.project)));

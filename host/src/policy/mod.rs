@@ -9,6 +9,7 @@ pub mod normalise;
 pub mod outcome;
 pub mod rate;
 pub mod retry;
+pub mod search;
 
 /// What is wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::answers::{self, Kept};
 use super::pack::Rows;
+use super::search::{Entries, Entry};
 use super::words::Word;
 use super::writer::Tx;
 use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus};
@@ -25,6 +26,8 @@ pub(super) type Answer = Written<Accepted>;
 pub(super) struct Accepting {
     lead: Arc<Lead>,
     payload: Vec<u8>,
+    /// What the lead is found by.
+    search: Entry,
     options: String,
     status: LeadStatus,
     dedup: Option<DedupKey>,
@@ -40,7 +43,8 @@ impl Accepting {
         let not_json = |error: serde_json::Error| StoreError::Defect(format!("a lead cannot be written: {error}"));
         let payload = serde_json::to_vec(&lead).map_err(not_json)?;
         let options = options_json(&options)?;
-        Ok(Self { lead: Arc::new(lead), payload, options, status, dedup, batch, deliveries, correlation, idempotency })
+        let search = Entry::of(&lead);
+        Ok(Self { lead: Arc::new(lead), payload, search, options, status, dedup, batch, deliveries, correlation, idempotency })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
@@ -146,6 +150,7 @@ struct Writes {
     deliveries: Rows,
     dedup: Rows,
     answers: Rows,
+    search: Entries,
 }
 
 impl Writes {
@@ -165,6 +170,7 @@ impl Writes {
                 (total, status, &one.options, correlation, finished_at),
             ),
         )?;
+        self.search.push(lead.id.uuid(), &one.search)?;
         for (position, delivery) in deliveries.iter().enumerate() {
             let ids = [delivery.id.uuid(), one.batch.uuid(), lead.id.uuid(), lead.project.uuid(), delivery.credential_id.uuid()];
             let settings = delivery.settings.as_ref();
@@ -191,6 +197,7 @@ impl Writes {
             let (json, keys, _) = self.dedup.take();
             sqlx::query(INSERT_DEDUP).bind(json).bind(keys).execute(&mut tx.conn).await?;
         }
+        self.search.write(tx).await?;
         answers::keep(tx, self.answers).await
     }
 }
