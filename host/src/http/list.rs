@@ -40,7 +40,7 @@ pub struct Filter {
     /// Only of leads with this e-mail address, in any spelling.
     pub email: Option<String>,
     /// Only of leads with all of these words, in any order: name, company, title, comment, ids, addresses, own fields.
-    /// Russian words are found whatever their ending. A whole telephone number or e-mail address is looked for as such.
+    /// Russian words are found whatever their ending; of a long lead, the first 128 different words count. A whole telephone number or e-mail address is looked for as such.
     pub q: Option<String>,
     /// Only made at this time or after it.
     #[param(value_type = Option<String>)]

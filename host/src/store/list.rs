@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::model::{CredentialId, ProjectId, Timestamp};
 
 /// Which rows a list shows, newest first; every condition that is there must hold. Conditions on the lead (`entity`,
-/// `contacts`, `external_id`, `words`) apply to its batches and deliveries too, which then come lead by lead.
+/// `contacts`, `external_id`, `words`) apply to its batches and deliveries too, which may then come lead by lead.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ListQuery {
     /// `None`: of every project (platform keys).

@@ -1,7 +1,7 @@
 //! Lists of leads, batches and deliveries: a walk along an index ([`Walk`]), and what is asked of each row.
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
 use super::pack;
@@ -15,7 +15,7 @@ use crate::store::{Cursor, Found, ListQuery, StoreError};
 /// Leads whose batches or deliveries are read together.
 const LEADS_AT_ONCE: u32 = 100;
 /// How often that is done for one page.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 5;
 
 /// What is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,7 @@ impl<'q> Listing<'q> {
             Kind::Batches(status) => {
                 sql.push(" cross join batches b on b.id = c.row where true");
                 about_batch(&mut sql, self.query, status);
+                self.about_its_lead(&mut sql, "b");
                 if self.walk.along_deliveries() {
                     sql.push(" and not exists (select 1 from deliveries e where e.batch_id = b.id and e.id < c.place");
                     self.same(&mut sql, "e");
@@ -87,6 +88,7 @@ impl<'q> Listing<'q> {
             Kind::Deliveries(status) => {
                 sql.push(" cross join deliveries d on d.id = c.row left join jobs j on j.id = d.id where true");
                 about_delivery(&mut sql, self.query, status);
+                self.about_its_lead(&mut sql, "d");
             }
         }
         sql.push(format_args!(" limit {}", limit + 1));
@@ -104,9 +106,17 @@ impl<'q> Listing<'q> {
     /// What makes a delivery `e` one of those that the walk goes along.
     fn same(&self, sql: &mut QueryBuilder<Sqlite>, table: &str) {
         match &self.walk {
-            Walk::OfCredential(credential) => drop(sql.push(format_args!(" and {table}.credential_id = ")).push_bind(credential.uuid())),
-            Walk::OfChannel(_, channel) => drop(sql.push(format_args!(" and {table}.channel = ")).push_bind(channel.clone())),
+            Walk::OfCredential(credential) => drop(sql.push(format_args!(" and +{table}.credential_id = ")).push_bind(credential.uuid())),
+            Walk::OfChannel(_, channel) => drop(sql.push(format_args!(" and +{table}.channel = ")).push_bind(channel.clone())),
             _ => {}
+        }
+    }
+
+    /// Where rows do not come lead by lead, what is asked of their lead is asked of each.
+    fn about_its_lead(&self, sql: &mut QueryBuilder<Sqlite>, table: &str) {
+        if let Some(entity) = &self.query.entity {
+            sql.push(format_args!(" and exists (select 1 from leads l where l.id = {table}.lead_id and +l.entity = "));
+            sql.push_bind(entity.clone()).push(")");
         }
     }
 
@@ -114,13 +124,13 @@ impl<'q> Listing<'q> {
         let query = self.query;
         common(sql, query, "l");
         if let Some(status) = status {
-            sql.push(format_args!(" and l.status = '{}'", status.word()));
+            sql.push(format_args!(" and +l.status = '{}'", status.word()));
         }
         if let Some(entity) = &query.entity {
-            sql.push(" and l.entity = ").push_bind(entity.clone());
+            sql.push(" and +l.entity = ").push_bind(entity.clone());
         }
         if let Some(id) = &query.external_id {
-            sql.push(" and l.external_id = ").push_bind(id.clone());
+            sql.push(" and +l.external_id = ").push_bind(id.clone());
         }
         // The first group is the walk's own.
         for group in query.contacts.iter().skip(1) {
@@ -176,32 +186,33 @@ impl<'q> Listing<'q> {
     }
 }
 
-/// Time and project, which every table has.
+/// Time and project, which every table has. The `+` here and below says that no index is to be chosen for a condition: the
+/// walk has chosen.
 fn common(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, table: &str) {
     if let Some(after) = query.created_after {
-        sql.push(format_args!(" and {table}.created_at >= ")).push_bind(after.as_millis());
+        sql.push(format_args!(" and +{table}.created_at >= ")).push_bind(after.as_millis());
     }
     if let Some(before) = query.created_before {
-        sql.push(format_args!(" and {table}.created_at < ")).push_bind(before.as_millis());
+        sql.push(format_args!(" and +{table}.created_at < ")).push_bind(before.as_millis());
     }
     if let Some(project) = query.project {
-        sql.push(format_args!(" and {table}.project_id = ")).push_bind(project.uuid());
+        sql.push(format_args!(" and +{table}.project_id = ")).push_bind(project.uuid());
     }
 }
 
 fn about_target(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery) {
     if let Some(channel) = &query.channel {
-        sql.push(" and d.channel = ").push_bind(channel.clone());
+        sql.push(" and +d.channel = ").push_bind(channel.clone());
     }
     if let Some(credential) = query.credential {
-        sql.push(" and d.credential_id = ").push_bind(credential.uuid());
+        sql.push(" and +d.credential_id = ").push_bind(credential.uuid());
     }
 }
 
 fn about_batch(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, status: Option<BatchStatus>) {
     common(sql, query, "b");
     if let Some(status) = status {
-        sql.push(format_args!(" and b.status = '{}'", status.word()));
+        sql.push(format_args!(" and +b.status = '{}'", status.word()));
     }
     if query.channel.is_some() || query.credential.is_some() {
         sql.push(" and exists (select 1 from deliveries d where d.batch_id = b.id");
@@ -217,7 +228,7 @@ fn about_delivery(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, status: Opt
         None => {}
         Some(DeliveryStatus::Queued) => drop(sql.push(" and j.sending = 0")),
         Some(DeliveryStatus::Sending) => drop(sql.push(" and j.sending = 1")),
-        Some(ended) => drop(sql.push(format_args!(" and d.status = '{}'", ended.word()))),
+        Some(ended) => drop(sql.push(format_args!(" and +d.status = '{}'", ended.word()))),
     }
 }
 
@@ -261,7 +272,7 @@ pub(super) async fn batches(pool: &SqlitePool, query: &ListQuery) -> Result<Foun
     let Some(status) = asked::<BatchStatus>(query) else { return Ok(Found::nothing()) };
     let (kind, limit) = (Kind::Batches(status), bounded(query.limit));
     let mut tx = pool.begin().await?;
-    if query.asks_for_the_lead() {
+    if goes_by_lead(query, kind) {
         return by_lead(&mut tx, query, kind, BATCH_COLUMNS, limit, batch_row).await;
     }
     Ok(found(Listing::new(query, kind, bound(query)).page(&mut tx, BATCH_COLUMNS, limit, batch_row).await?))
@@ -285,7 +296,7 @@ async fn deliveries_as<T>(
     let Some(status) = asked::<DeliveryStatus>(query) else { return Ok(Found::nothing()) };
     let kind = Kind::Deliveries(status);
     let mut tx = pool.begin().await?;
-    if query.asks_for_the_lead() {
+    if goes_by_lead(query, kind) {
         return by_lead(&mut tx, query, kind, columns, limit, read).await;
     }
     Ok(found(Listing::new(query, kind, bound(query)).page(&mut tx, columns, limit, read).await?))
@@ -303,6 +314,21 @@ fn lead_query(query: &ListQuery) -> ListQuery {
         created_before: query.created_before,
         ..ListQuery::default()
     }
+}
+
+/// Whether a list comes lead by lead: its conditions find leads. An entity has many leads, though, and few rows that are
+/// under way or ended without success: then those are walked along.
+fn goes_by_lead(query: &ListQuery, kind: Kind) -> bool {
+    let few = match kind {
+        Kind::Leads(_) => return false,
+        Kind::Batches(status) => query.project.is_some() && status.is_some_and(|status| status != BatchStatus::Completed),
+        Kind::Deliveries(status) => {
+            let found = query.project.is_some() || query.credential.is_some();
+            found && status.is_some_and(|status| !matches!(status, DeliveryStatus::Delivered | DeliveryStatus::Skipped))
+        }
+    };
+    let only_entity = query.external_id.is_none() && query.contacts.is_empty() && query.words.is_empty();
+    query.asks_for_the_lead() && !(few && only_entity)
 }
 
 /// Batches or deliveries of the leads that are asked for, lead by lead.
@@ -376,18 +402,23 @@ fn of_leads_sql(query: &ListQuery, kind: Kind, columns: &str, leads: impl Iterat
     sql
 }
 
-/// Every statement of the three lists for these conditions, for the check of their plans and the bench's output.
-#[cfg(test)]
-pub(super) fn statements(query: &ListQuery) -> Vec<String> {
+/// Every statement of the three lists for these conditions, by the list's name.
+pub(super) fn statements(query: &ListQuery) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     let mut add = |kind: Kind, columns: &str| {
-        if query.asks_for_the_lead() && !matches!(kind, Kind::Leads(_)) {
+        let name = match kind {
+            Kind::Leads(_) => "leads",
+            Kind::Batches(_) => "batches",
+            Kind::Deliveries(_) => "deliveries",
+        };
+        if goes_by_lead(query, kind) {
             let leads_asked = lead_query(query);
             let listing = Listing::new(&leads_asked, Kind::Leads(None), bound(query));
-            all.extend([listing.rows("l.id", 50), listing.end(), of_leads_sql(query, kind, columns, [Uuid::nil()].into_iter())]);
+            let rows = of_leads_sql(query, kind, columns, [Uuid::nil()].into_iter());
+            all.extend([listing.rows("l.id", 50), listing.end(), rows].map(|sql| (name, sql)));
         } else {
             let listing = Listing::new(query, kind, bound(query));
-            all.extend([listing.rows(columns, 50), listing.end()]);
+            all.extend([listing.rows(columns, 50), listing.end()].map(|sql| (name, sql)));
         }
     };
     if let Some(status) = asked(query) {
@@ -399,5 +430,15 @@ pub(super) fn statements(query: &ListQuery) -> Vec<String> {
     if let Some(status) = asked(query) {
         add(Kind::Deliveries(status), DELIVERY);
     }
-    all.into_iter().map(|sql| sql.into_string()).collect()
+    all.into_iter().map(|(name, sql)| (name, sql.into_string())).collect()
+}
+
+/// The plans of those statements, step by step.
+pub(super) async fn plans(pool: &SqlitePool, query: &ListQuery) -> Result<Vec<(&'static str, Vec<String>)>, StoreError> {
+    let mut all = Vec::new();
+    for (name, sql) in statements(query) {
+        let plan = sqlx::query(AssertSqlSafe(format!("explain query plan {sql}"))).fetch_all(pool).await?;
+        all.push((name, plan.iter().map(|row| row.try_get(3)).collect::<Result<_, _>>()?));
+    }
+    Ok(all)
 }

@@ -77,6 +77,11 @@ impl SqliteStore {
         open::open(path, options).await
     }
 
+    /// By which steps the database answers the three lists with these conditions: the list's name, the plan of one statement.
+    pub async fn plans(&self, query: &ListQuery) -> Result<Vec<(&'static str, Vec<String>)>, StoreError> {
+        lists::plans(&self.readers, query).await
+    }
+
     /// Ends the writer once everything it was asked is done, and lets the file go. Later calls find the store closed.
     pub async fn close(&self) {
         self.writer.stop();
