@@ -142,6 +142,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     #[allow(missing_docs)]
     pub config: Arc<Config>,
+    /// Wakes the runner of tasks.
+    pub tasks: Arc<tokio::sync::Notify>,
     caches: Arc<Caches>,
 }
 
@@ -166,7 +168,7 @@ impl App {
         clock: Arc<dyn Clock>,
         config: Arc<Config>,
     ) -> Self {
-        Self { store, registry, lanes, vault, clock, config, caches: Arc::default() }
+        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), caches: Arc::default() }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end.

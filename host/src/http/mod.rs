@@ -6,6 +6,7 @@ pub mod answer;
 pub mod api_keys;
 pub mod auth;
 pub mod batches;
+pub mod bulk;
 pub mod channels;
 mod credential_rules;
 pub mod credentials;
@@ -20,6 +21,8 @@ mod openapi;
 pub mod preview;
 pub mod projects;
 pub mod send;
+pub mod tasks;
+pub mod timeline;
 pub mod views;
 
 #[cfg(test)]
@@ -39,13 +42,22 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(leads::create, leads::list))
         .routes(routes!(leads::show))
         .routes(routes!(leads::resend))
+        .routes(routes!(timeline::show))
+        .routes(routes!(bulk::resend_leads))
         .routes(routes!(leads::send_batch))
+        .routes(routes!(batches::list_batches))
         .routes(routes!(batches::show_batch))
         .routes(routes!(batches::cancel_batch))
         .routes(routes!(batches::list_deliveries))
         .routes(routes!(batches::show_delivery))
         .routes(routes!(batches::retry))
         .routes(routes!(batches::cancel))
+        .routes(routes!(bulk::retry_deliveries))
+        .routes(routes!(bulk::recover))
+        .routes(routes!(bulk::cancel_queued))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::show))
+        .routes(routes!(tasks::cancel))
         .routes(routes!(projects::create, projects::list))
         .routes(routes!(projects::show, projects::change))
         .routes(routes!(credentials::create_in_project, credentials::list_of_project))

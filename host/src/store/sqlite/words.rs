@@ -1,6 +1,6 @@
 //! How enums are spelt in the tables: as in the API.
 
-use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, LeadStatus, PinState};
+use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, LeadStatus, PinState, TaskKind, TaskStatus};
 use crate::store::StoreError;
 
 /// A word of a table's column.
@@ -49,6 +49,10 @@ words!(CredentialState {
     Active => "active", Paused => "paused", Invalid => "invalid", BreakerOpen => "breaker_open",
     Throttled => "throttled", PluginMissing => "plugin_missing",
 });
+words!(TaskKind {
+    DeliveriesRetry => "deliveries_retry", LeadsResend => "leads_resend", CredentialCancel => "credential_cancel",
+});
+words!(TaskStatus { Running => "running", Completed => "completed", Cancelled => "cancelled" });
 words!(PinState { Active => "active", Removed => "removed" });
 
 #[cfg(test)]
@@ -70,5 +74,7 @@ mod tests {
         as_in_json::<LeadStatus>();
         as_in_json::<AttemptOutcome>();
         as_in_json::<CredentialState>();
+        as_in_json::<TaskKind>();
+        as_in_json::<TaskStatus>();
     }
 }
