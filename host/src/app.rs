@@ -84,6 +84,8 @@ pub trait Dispatch: Send + Sync + 'static {
     fn hint(&self, lanes: &[(CredentialId, Timestamp)]);
     /// See [`Lanes::credential_changed`].
     fn credential_changed(&self, id: CredentialId);
+    /// See [`Lanes::credential_mended`].
+    fn credential_mended(&self, id: CredentialId);
     /// See [`Lanes::state`].
     fn state(&self, id: CredentialId) -> Option<LaneState>;
     /// See [`Lanes::wait_for`].
@@ -104,6 +106,10 @@ impl Dispatch for Lanes {
 
     fn credential_changed(&self, id: CredentialId) {
         Self::credential_changed(self, id);
+    }
+
+    fn credential_mended(&self, id: CredentialId) {
+        Self::credential_mended(self, id);
     }
 
     fn state(&self, id: CredentialId) -> Option<LaneState> {
@@ -241,6 +247,12 @@ impl App {
     pub fn credential_changed(&self, project: ProjectId, id: CredentialId) {
         self.caches.credentials.remove(&project);
         self.lanes.credential_changed(id);
+    }
+
+    /// The same after an admin mended it: what the remote side asked for before counts no more.
+    pub fn credential_mended(&self, project: ProjectId, id: CredentialId) {
+        self.caches.credentials.remove(&project);
+        self.lanes.credential_mended(id);
     }
 
     /// Marks an idempotency key as being worked on; `None` when it already is.

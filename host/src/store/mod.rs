@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use crate::policy::breaker::Pause;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
@@ -427,6 +428,10 @@ pub trait Store: Send + Sync + 'static {
     async fn sealing_keys(&self) -> Result<Vec<String>, StoreError>;
     /// Deletes it with its kv state; what is queued for it ends as cancelled. `None`: no such credential.
     async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError>;
+    /// Keeps until when the credential's lane waits, and why; `None` forgets it. Goes with the credential.
+    async fn set_pause(&self, id: CredentialId, pause: Option<(Timestamp, Pause)>) -> Result<(), StoreError>;
+    /// The pause that was kept, even when it is over.
+    async fn pause(&self, id: CredentialId) -> Result<Option<(Timestamp, Pause)>, StoreError>;
     #[allow(missing_docs)]
     async fn credential(&self, id: CredentialId) -> Result<Option<Credential>, StoreError>;
     /// All of a project, by id.

@@ -38,7 +38,7 @@ use sqlx::{Row, SqlitePool};
 use self::accept::Accepting;
 use super::{
     Accepted, Changed, Finish, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page,
-    Pruned, Store, StoreError, StoredAnswer, Written,
+    Pause, Pruned, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
     ApiKey, Attempt, Batch, BatchId, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId, LeadRecord, Pin,
@@ -278,6 +278,14 @@ impl Store for SqliteStore {
 
     /// A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it is still
     /// there, to be deleted again.
+    async fn set_pause(&self, id: CredentialId, pause: Option<(Timestamp, Pause)>) -> Result<(), StoreError> {
+        write!(self, tx, [id, pause], credentials::set_pause(tx, *id, *pause))
+    }
+
+    async fn pause(&self, id: CredentialId) -> Result<Option<(Timestamp, Pause)>, StoreError> {
+        credentials::pause(&self.readers, id).await
+    }
+
     async fn sealing_keys(&self) -> Result<Vec<String>, StoreError> {
         credentials::sealing_keys(&self.readers).await
     }
