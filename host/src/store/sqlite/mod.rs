@@ -9,6 +9,7 @@ mod answers;
 mod book;
 mod credentials;
 mod error;
+mod failing;
 mod finish;
 #[cfg(test)]
 mod full;
@@ -64,6 +65,7 @@ pub struct SqliteStore {
     task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     readers: SqlitePool,
     backlog: Arc<AtomicU64>,
+    failing: Arc<failing::Failing>,
 }
 
 impl SqliteStore {
@@ -118,7 +120,11 @@ impl Store for SqliteStore {
         }
         let row = sqlx::query("select max(version) from _sqlx_migrations where success").fetch_one(&self.readers).await?;
         let (found, known) = (row.try_get::<i64, _>(0)?, open::MIGRATIONS.iter().map(|migration| migration.version).max());
-        if Some(found) == known { Ok(()) } else { Err(StoreError::Defect(format!("the schema is {found}, this binary knows {known:?}"))) }
+        if Some(found) == known {
+            failing::check(&self.failing, &self.writer).await
+        } else {
+            Err(StoreError::Defect(format!("the schema is {found}, this binary knows {known:?}")))
+        }
     }
 
     fn backlog(&self) -> u64 {

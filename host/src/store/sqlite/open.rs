@@ -10,6 +10,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
 
+use super::failing::Failing;
 use super::lead_cache::LeadCache;
 use super::writer::{self, Tx};
 use super::{SqliteStore, StoreOptions};
@@ -51,8 +52,9 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-8192"));
     let shared = Arc::new(AtomicU64::new(backlog));
     let tx = Tx { conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()) };
-    let (writer, task) = writer::start(tx, writing.create_if_missing(false), shared.clone(), lock);
-    Ok(SqliteStore { writer, task: tokio::sync::Mutex::new(Some(task)), readers, backlog: shared })
+    let failing = Arc::new(Failing::default());
+    let (writer, task) = writer::start(tx, writing.create_if_missing(false), shared.clone(), failing.clone(), lock);
+    Ok(SqliteStore { writer, task: tokio::sync::Mutex::new(Some(task)), readers, backlog: shared, failing })
 }
 
 /// Whoever sent was a process that has ended: this one holds the lock. Its leases need not run out, so the jobs are due as

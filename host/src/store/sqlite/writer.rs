@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, Accepting};
 use super::error::is_refusal;
+use super::failing::Failing;
 use super::finish;
 use super::lead_cache::LeadCache;
 use crate::store::{Changed, Finish, StoreError};
@@ -105,11 +106,12 @@ pub(super) fn start(
     tx: Tx,
     options: SqliteConnectOptions,
     backlog: Arc<AtomicU64>,
+    failing: Arc<Failing>,
     keep: impl Send + 'static,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, inbox) = mpsc::channel(WAITING);
     let stop = CancellationToken::new();
-    let writer = Writer { tx, options, backlog, stop: stop.clone() };
+    let writer = Writer { tx, options, backlog, failing, stop: stop.clone() };
     let task = tokio::spawn(async move {
         writer.run(inbox).await;
         drop(keep);
@@ -121,6 +123,7 @@ struct Writer {
     tx: Tx,
     options: SqliteConnectOptions,
     backlog: Arc<AtomicU64>,
+    failing: Arc<Failing>,
     stop: CancellationToken,
 }
 
@@ -179,6 +182,7 @@ impl Writer {
             }
         }
         self.backlog.store(self.tx.backlog, Ordering::Relaxed);
+        self.failing.note(&done);
         done
     }
 
