@@ -17,6 +17,8 @@ mod registry;
 mod retries;
 mod secrets_search;
 mod sending_api;
+mod slow_clients;
+mod stopping;
 mod store_contract;
 mod telegram_channel;
 mod verifiers;

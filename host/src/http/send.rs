@@ -280,6 +280,7 @@ async fn waited(
     let in_time = tokio::select! {
         _ = ended => true,
         () = app.clock.sleep_until(until) => false,
+        () = app.bodies.stopping().cancelled() => false,
     };
     let deliveries = app.store.deliveries_of_batch(batch).await?;
     let record = app.store.lead(lead_id).await?.ok_or_else(|| ApiError::internal(&"a lead vanished"))?;
