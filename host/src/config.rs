@@ -1,5 +1,7 @@
 //! The configuration: defaults, then the file, then the environment, then flags. Every value is checked here and nowhere else.
 
+mod unknown;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -220,6 +222,11 @@ impl Flags {
 }
 
 impl Config {
+    /// Refuses variables that begin like a setting's and are none. The values are not shown.
+    pub fn check_names(environment: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
+        unknown::check(environment)
+    }
+
     /// Reads all sources. `env` looks up one variable.
     pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut layers = Layers::default();

@@ -14,7 +14,7 @@ use leadwire::model::{ApiKey, KeyId, Scope};
 use leadwire::plugin::package;
 use leadwire::store::Store;
 use leadwire::store::sqlite::{SqliteStore, StoreOptions};
-use leadwire::{keys, serve, telemetry};
+use leadwire::{keys, private, serve, telemetry};
 
 // The system's allocator gives memory back late and contends between threads.
 #[global_allocator]
@@ -121,6 +121,8 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn load(flags: &Flags) -> anyhow::Result<Config> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    Config::check_names(std::env::vars_os().map(|(name, value)| (text(name), text(value))))?;
     Ok(Config::load(flags, &|name| std::env::var(name).ok())?)
 }
 
@@ -184,7 +186,7 @@ impl StopSignals {
 fn create_key(name: String, scopes: Vec<Scope>, flags: &Flags) -> anyhow::Result<()> {
     let config = load(flags)?;
     runtime()?.block_on(async {
-        std::fs::create_dir_all(&config.data_dir)?;
+        private::folder(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
         let store = SqliteStore::open(&config.database, StoreOptions::default())
             .await
             .context("the host may be running: then make the key with POST /api/keys")?;
@@ -219,7 +221,7 @@ fn list_channels(flags: &Flags) -> anyhow::Result<()> {
     let mut out = String::new();
     for path in &names {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match std::fs::read(path).map_err(anyhow::Error::from).and_then(|bytes| Ok(package::read(bytes)?)) {
+        match read_file(path).and_then(|bytes| Ok(package::read(bytes)?)) {
             Ok(package) => out.push_str(&format!("{name}: {} {}\n", package.manifest.channel, package.manifest.version)),
             Err(error) => out.push_str(&format!("{name}: refused: {error:#}\n")),
         }
@@ -228,6 +230,12 @@ fn list_channels(flags: &Flags) -> anyhow::Result<()> {
         out = format!("no plugin files in {}\n", folder.display());
     }
     print(&out)
+}
+
+/// Not of a pipe, which may never end.
+fn read_file(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    anyhow::ensure!(std::fs::metadata(path)?.is_file(), "not a file");
+    Ok(std::fs::read(path)?)
 }
 
 fn inspect(file: &std::path::Path, json: bool) -> anyhow::Result<()> {

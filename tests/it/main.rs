@@ -8,6 +8,7 @@ mod drop_in;
 mod email_channel;
 mod first_lead;
 mod hostile;
+mod large_leads;
 mod logs;
 mod mail_servers;
 mod openapi;

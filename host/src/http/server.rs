@@ -41,23 +41,32 @@ pub async fn serve(mut listener: TcpListener, app: App, stop: CancellationToken)
     let mut builder = Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(READ_AHEAD);
     let mut connections = JoinSet::new();
+    // The newest connection, until there is a place for it; meanwhile the others wait in the system's queue.
+    let mut newest: Option<TcpStream> = None;
     loop {
         let full = connections.len() >= limits.max_connections;
+        // One more than the places, for the moment until the one that has waited longest is gone.
+        let evict = newest.is_some() && connections.len() == limits.max_connections;
+        let longest = if evict { places.longest_waiting() } else { None };
+        if (!full || longest.is_some())
+            && let Some(stream) = newest.take()
+        {
+            if let Some(longest) = longest {
+                longest.make_place.cancel();
+            }
+            let (connection, router) = (places.enter(), router.clone());
+            connections.spawn(converse(builder.clone(), stream, router, connection, app.bodies.stopping().clone()));
+            continue;
+        }
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            // One more than the places, for the moment until the one that waited longest is gone.
-            (stream, _) = Listener::accept(&mut listener), if !full || (connections.len() == limits.max_connections && places.longest_waiting().is_some()) => {
-                if full && let Some(longest) = places.longest_waiting() {
-                    longest.make_place.cancel();
-                }
-                let (connection, router) = (places.enter(), router.clone());
-                connections.spawn(converse(builder.clone(), stream, router, connection, app.bodies.stopping().clone()));
-            }
-            () = places.waits_now.notified(), if full => {}
+            (stream, _) = Listener::accept(&mut listener), if newest.is_none() => newest = Some(stream),
+            () = places.waits_now.notified(), if newest.is_some() => {}
         }
     }
+    drop(newest);
     drop(listener);
     app.bodies.stop();
     while connections.join_next().await.is_some() {}

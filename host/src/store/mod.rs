@@ -260,7 +260,7 @@ pub struct ListQuery {
     pub created_before: Option<Timestamp>,
     /// Rows strictly older than this id.
     pub before: Option<uuid::Uuid>,
-    /// 1 to 200.
+    /// 1 to 200. A page of large rows ends before, so that it stays within some megabytes.
     pub limit: u32,
 }
 

@@ -40,6 +40,7 @@ async fn what_bad_requests_get() {
         (json!({"project": "ext:shop-1", "name": "x", "callbacks": [[], [], []]}), 422, "wrong_type", "/callbacks"),
         (json!({"project": "ext:shop-1", "name": "x", "integrations": [["webhook"]]}), 422, "wrong_type", "/integrations/0"),
         (json!({"project": "ext:shop-1", "name": "x", "delay_sec": "soon"}), 422, "wrong_type", "/delay_sec"),
+        (json!({"project": "ext:shop-1", "name": "x", "origin": {"page": "x".repeat(2_049)}}), 422, "invalid_length", "/origin/page"),
         (json!({"project": "ext:shop-1", "name": 7}), 422, "wrong_type", "/name"),
         (json!({"project": "ext:shop-1", "name": "x", "phones": ["1", 2]}), 422, "wrong_type", "/phones/1"),
         (json!({"project": "ext:shop-1", "name": "x", "origin": {"utm": "x"}}), 422, "unknown_field", "/origin/utm"),

@@ -18,6 +18,7 @@ mod lead_cache;
 mod lease;
 mod open;
 mod pack;
+mod page;
 #[cfg(test)]
 mod plans;
 mod read;

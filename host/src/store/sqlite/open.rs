@@ -1,6 +1,7 @@
 //! Opening the database file: one process, the newest schema, one connection that writes and a few that read.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -13,7 +14,8 @@ use sqlx::{ConnectOptions, Row};
 use super::failing::Failing;
 use super::lead_cache::LeadCache;
 use super::writer::{self, Tx};
-use super::{SqliteStore, StoreOptions};
+use super::{SqliteStore, StoreOptions, page};
+use crate::private;
 use crate::store::StoreError;
 
 /// The schema, built into the binary.
@@ -27,6 +29,7 @@ const BUSY: Duration = Duration::from_secs(5);
 
 pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteStore, StoreError> {
     let lock = lock(path).await?;
+    keep_private(path)?;
     let writing = connect_options(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
@@ -49,7 +52,7 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         .test_before_acquire(false)
         .idle_timeout(None)
         .max_lifetime(None)
-        .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-8192"));
+        .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-8192").row_buffer_size(page::READ_AHEAD));
     let shared = Arc::new(AtomicU64::new(backlog));
     let tx = Tx { conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()) };
     let failing = Arc::new(Failing::default());
@@ -70,6 +73,15 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// The database and what SQLite keeps beside it, which gets the rights of the database when it is made.
+fn keep_private(path: &Path) -> Result<(), StoreError> {
+    private::file(path).map_err(|why| StoreError::Unavailable(format!("{} cannot be opened for writing: {why}", path.display())))?;
+    for beside in ["-wal", "-shm", "-journal", ".lock"] {
+        private::tighten(Path::new(&format!("{}{beside}", path.display())));
+    }
+    Ok(())
+}
+
 fn not_opened(path: &Path, error: StoreError) -> StoreError {
     let path = path.display();
     match error {
@@ -83,7 +95,7 @@ fn not_opened(path: &Path, error: StoreError) -> StoreError {
 async fn lock(path: &Path) -> Result<File, StoreError> {
     let lock_path = PathBuf::from(format!("{}.lock", path.display()));
     let failed = |why: std::io::Error| StoreError::Unavailable(format!("{} cannot be opened for writing: {why}", lock_path.display()));
-    let file = File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock_path).map_err(failed)?;
     let mut waited = Duration::ZERO;
     loop {
         match file.try_lock() {
