@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::http::bodies::Bodies;
 use crate::lane::{CheckAnswer, LaneState, Lanes, Preview, Previewed};
 use crate::model::{ApiKey, BatchId, BatchStatus, Credential, CredentialId, KeyId, Project, ProjectId, Timestamp};
 use crate::plugin::manifest::Manifest;
@@ -148,6 +149,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     #[allow(missing_docs)]
     pub config: Arc<Config>,
+    /// Bodies of requests.
+    pub bodies: Arc<Bodies>,
     caches: Arc<Caches>,
 }
 
@@ -172,7 +175,8 @@ impl App {
         clock: Arc<dyn Clock>,
         config: Arc<Config>,
     ) -> Self {
-        Self { store, registry, lanes, vault, clock, config, caches: Arc::default() }
+        let bodies = Arc::new(Bodies::new(&config.http));
+        Self { store, registry, lanes, vault, clock, config, bodies, caches: Arc::default() }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end.

@@ -35,7 +35,7 @@ pub struct Filter {
     /// Only made before this time.
     #[param(value_type = Option<String>)]
     pub created_before: Option<Timestamp>,
-    /// Rows of a page, 1 to 200; 50 without.
+    /// Rows of a page, 1 to 200; 50 without. A page of large rows has fewer, and `has_more`.
     pub limit: Option<u32>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,

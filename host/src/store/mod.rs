@@ -261,7 +261,7 @@ pub struct ListQuery {
     pub created_before: Option<Timestamp>,
     /// Rows strictly older than this id.
     pub before: Option<uuid::Uuid>,
-    /// 1 to 200.
+    /// 1 to 200. A page of large rows ends before, so that it stays within some megabytes.
     pub limit: u32,
 }
 
@@ -327,7 +327,8 @@ pub struct Pruned {
 /// Everything durable. All writes are durable when their future resolves: they survive a power cut.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// The database answers and its schema is the one this binary knows.
+    /// The database answers, its schema is the one this binary knows, and it takes writes: the last one did not fail for
+    /// want of room or the like ([`StoreError::Unavailable`] says why it did).
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Jobs that are not finished. Kept in memory, so it may be asked at every request.

@@ -11,6 +11,7 @@ mod book;
 mod credentials;
 mod direct;
 mod error;
+mod failing;
 mod finish;
 #[cfg(test)]
 mod full;
@@ -18,6 +19,7 @@ mod kv;
 mod lead_cache;
 mod lease;
 mod open;
+mod page;
 #[cfg(test)]
 mod plans;
 mod read;
@@ -67,6 +69,7 @@ pub struct SqliteStore {
     ended: tokio::sync::Mutex<Option<tokio::sync::oneshot::Receiver<()>>>,
     readers: SqlitePool,
     backlog: Arc<AtomicU64>,
+    failing: Arc<failing::Failing>,
 }
 
 impl SqliteStore {
@@ -121,7 +124,11 @@ impl Store for SqliteStore {
         }
         let row = sqlx::query("select max(version) from _sqlx_migrations where success").fetch_one(&self.readers).await?;
         let (found, known) = (row.try_get::<i64, _>(0)?, open::MIGRATIONS.iter().map(|migration| migration.version).max());
-        if Some(found) == known { Ok(()) } else { Err(StoreError::Defect(format!("the schema is {found}, this binary knows {known:?}"))) }
+        if Some(found) == known {
+            failing::check(&self.failing, &self.writer).await
+        } else {
+            Err(StoreError::Defect(format!("the schema is {found}, this binary knows {known:?}")))
+        }
     }
 
     fn backlog(&self) -> u64 {

@@ -70,8 +70,8 @@ pub(super) async fn lead_by_external_id(
 const LEAD_BY_EXTERNAL_ID: &str = "select payload, status from leads where project_id = $1 and external_id = $2 order by id desc limit 1";
 
 pub(super) async fn leads(pool: &SqlitePool, query: &ListQuery) -> Result<Page<LeadRecord>, StoreError> {
-    let Some(mut sql) = leads_sql(query) else { return Ok(Page { items: Vec::new(), has_more: false }) };
-    page(sql.build().fetch_all(pool).await?, bounded(query.limit), lead_record)
+    let Some(sql) = leads_sql(query) else { return Ok(Page { items: Vec::new(), has_more: false }) };
+    super::page::bounded(pool, sql, bounded(query.limit), &[0], lead_record).await
 }
 
 /// `None`: nothing can match.
@@ -197,8 +197,9 @@ pub(super) async fn deliveries_of_batch(pool: &SqlitePool, batch: BatchId) -> Re
 }
 
 pub(super) async fn deliveries(pool: &SqlitePool, query: &ListQuery) -> Result<Page<Delivery>, StoreError> {
-    let Some(mut sql) = deliveries_sql(query) else { return Ok(Page { items: Vec::new(), has_more: false }) };
-    page(sql.build().fetch_all(pool).await?, bounded(query.limit), delivery_row)
+    let Some(sql) = deliveries_sql(query) else { return Ok(Page { items: Vec::new(), has_more: false }) };
+    // Refs and settings.
+    super::page::bounded(pool, sql, bounded(query.limit), &[11, 13], delivery_row).await
 }
 
 /// `None`: nothing can match.
