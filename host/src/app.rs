@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::http::bodies::Bodies;
 use crate::lane::{CheckAnswer, LaneState, Lanes, Preview, Previewed};
 use crate::model::{ApiKey, BatchId, BatchStatus, Credential, CredentialId, KeyId, Project, ProjectId, Timestamp};
 use crate::plugin::manifest::Manifest;
@@ -84,6 +85,8 @@ pub trait Dispatch: Send + Sync + 'static {
     fn hint(&self, lanes: &[(CredentialId, Timestamp)]);
     /// See [`Lanes::credential_changed`].
     fn credential_changed(&self, id: CredentialId);
+    /// See [`Lanes::credential_mended`].
+    fn credential_mended(&self, id: CredentialId);
     /// See [`Lanes::state`].
     fn state(&self, id: CredentialId) -> Option<LaneState>;
     /// See [`Lanes::wait_for`].
@@ -104,6 +107,10 @@ impl Dispatch for Lanes {
 
     fn credential_changed(&self, id: CredentialId) {
         Self::credential_changed(self, id);
+    }
+
+    fn credential_mended(&self, id: CredentialId) {
+        Self::credential_mended(self, id);
     }
 
     fn state(&self, id: CredentialId) -> Option<LaneState> {
@@ -144,6 +151,8 @@ pub struct App {
     pub config: Arc<Config>,
     /// Wakes the runner of tasks.
     pub tasks: Arc<tokio::sync::Notify>,
+    /// Bodies of requests.
+    pub bodies: Arc<Bodies>,
     caches: Arc<Caches>,
 }
 
@@ -168,7 +177,8 @@ impl App {
         clock: Arc<dyn Clock>,
         config: Arc<Config>,
     ) -> Self {
-        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), caches: Arc::default() }
+        let bodies = Arc::new(Bodies::new(&config.http));
+        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, caches: Arc::default() }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end.
@@ -243,6 +253,12 @@ impl App {
     pub fn credential_changed(&self, project: ProjectId, id: CredentialId) {
         self.caches.credentials.remove(&project);
         self.lanes.credential_changed(id);
+    }
+
+    /// The same after an admin mended it: what the remote side asked for before counts no more.
+    pub fn credential_mended(&self, project: ProjectId, id: CredentialId) {
+        self.caches.credentials.remove(&project);
+        self.lanes.credential_mended(id);
     }
 
     /// Marks an idempotency key as being worked on; `None` when it already is.

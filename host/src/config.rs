@@ -1,9 +1,12 @@
 //! The configuration: defaults, then the file, then the environment, then flags. Every value is checked here and nowhere else.
 
+mod unknown;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use url::Url;
@@ -12,6 +15,9 @@ use crate::secrets::SecretText;
 
 /// The commented defaults, as `leadwire config` prints them.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
+
+/// Bytes of a plugin file, which must fit into the memory for bodies whatever `body_limit` is.
+const LARGEST_BODY: usize = 32 * 1024 * 1024;
 
 /// How one value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +29,7 @@ enum Kind {
 }
 
 /// Every name, how it is written, and what is allowed.
-const KEYS: [(&str, Kind, &str); 20] = [
+const KEYS: [(&str, Kind, &str); 24] = [
     ("listen", Kind::Text, "an address and port such as 127.0.0.1:8080"),
     ("data_dir", Kind::Text, "a folder"),
     ("database_url", Kind::Text, "empty, or sqlite:///path/to/file.db"),
@@ -43,6 +49,10 @@ const KEYS: [(&str, Kind, &str); 20] = [
     ("log_format", Kind::Text, "json or pretty"),
     ("max_backlog", Kind::Number, "a number from 1"),
     ("body_limit", Kind::Number, "bytes, 1024 to 104857600"),
+    ("body_memory", Kind::Number, "bytes, from body_limit and 33554432 on"),
+    ("body_timeout", Kind::Number, "seconds, 1 to 3600"),
+    ("header_timeout", Kind::Number, "seconds, 1 to 3600"),
+    ("max_connections", Kind::Number, "a number from 1 to 100000"),
     ("node", Kind::Text, "1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `-`"),
 ];
 
@@ -78,6 +88,19 @@ pub struct EgressConfig {
     pub ports: Vec<u16>,
     /// Host name → address that stands in for it.
     pub rewrite: BTreeMap<String, Url>,
+}
+
+/// What clients may take of the host's sockets, memory and patience.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Connections at once.
+    pub max_connections: usize,
+    /// How long a request's header may take, the wait for it on an open connection included.
+    pub header_timeout: Duration,
+    /// How long a request's whole body may take.
+    pub body_timeout: Duration,
+    /// Bytes of all requests' bodies at once.
+    pub body_memory: usize,
 }
 
 /// The checked configuration.
@@ -117,6 +140,8 @@ pub struct Config {
     pub max_backlog: u64,
     /// Bytes of a request's body.
     pub body_limit: usize,
+    #[allow(missing_docs)]
+    pub http: HttpLimits,
     /// Name of this node in attempts and logs.
     pub node: String,
 }
@@ -197,6 +222,11 @@ impl Flags {
 }
 
 impl Config {
+    /// Refuses variables that begin like a setting's and are none. The values are not shown.
+    pub fn check_names(environment: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
+        unknown::check(environment)
+    }
+
     /// Reads all sources. `env` looks up one variable.
     pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut layers = Layers::default();
@@ -379,6 +409,7 @@ impl Layers {
         if admin_key.as_ref().is_some_and(|key| !crate::keys::is_strong(key.expose())) {
             return Err(self.error("admin_key", "it is too short"));
         }
+        let body_limit = self.number("body_limit", 1_024, 104_857_600)? as usize;
         Ok(Config {
             listen: self.parsed("listen")?,
             database: self.database(&data_dir)?,
@@ -399,7 +430,13 @@ impl Layers {
             log,
             log_format,
             max_backlog: self.number("max_backlog", 1, i64::MAX as u64)?,
-            body_limit: self.number("body_limit", 1_024, 104_857_600)? as usize,
+            body_limit,
+            http: HttpLimits {
+                max_connections: self.number("max_connections", 1, 100_000)? as usize,
+                header_timeout: Duration::from_secs(self.number("header_timeout", 1, 3_600)?),
+                body_timeout: Duration::from_secs(self.number("body_timeout", 1, 3_600)?),
+                body_memory: self.number("body_memory", body_limit.max(LARGEST_BODY) as u64, i64::MAX as u64)? as usize,
+            },
             node: self.node()?,
             data_dir,
         })

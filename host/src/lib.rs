@@ -15,6 +15,7 @@ pub mod mail;
 pub mod model;
 pub mod plugin;
 pub mod policy;
+pub mod private;
 pub mod secrets;
 pub mod serve;
 pub mod store;

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -13,7 +14,7 @@ use leadwire::model::{ApiKey, KeyId, Scope};
 use leadwire::plugin::package;
 use leadwire::store::Store;
 use leadwire::store::sqlite::{SqliteStore, StoreOptions};
-use leadwire::{keys, serve, telemetry};
+use leadwire::{keys, private, serve, telemetry};
 
 // The system's allocator gives memory back late and contends between threads.
 #[global_allocator]
@@ -120,6 +121,8 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn load(flags: &Flags) -> anyhow::Result<Config> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    Config::check_names(std::env::vars_os().map(|(name, value)| (text(name), text(value))))?;
     Ok(Config::load(flags, &|name| std::env::var(name).ok())?)
 }
 
@@ -130,39 +133,60 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 fn run(flags: &Flags) -> anyhow::Result<()> {
     let config = load(flags)?;
     telemetry::init(&config)?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
         // Listened for from the first moment: a stop that comes while the host starts, or just after, is a stop too.
-        let mut stop = std::pin::pin!(stop_signal()?);
+        let mut signals = StopSignals::listen()?;
         let host = tokio::select! {
             host = serve::start(config, Arc::new(SystemClock)) => host?,
-            () = &mut stop => {
+            _ = signals.next() => {
                 tracing::info!("stopped while starting");
                 return Ok(());
             }
         };
-        stop.await;
-        tracing::info!("stopping: no new leads; calls in flight end first");
-        host.stop().await;
-        Ok(())
-    })
+        signals.next().await;
+        tracing::info!("stopping: no new leads; calls in flight end first; a second signal ends them too");
+        tokio::select! {
+            () = host.stop() => Ok(()),
+            code = signals.next() => {
+                tracing::warn!("stopped at once: calls that were in flight are tried again after the next start");
+                std::process::exit(code)
+            }
+        }
+    });
+    // A plugin that is being compiled is not waited for.
+    runtime.shutdown_timeout(LAST_MOMENT);
+    done
 }
 
-/// Takes the signals over now, and waits for one when awaited.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
+/// How long work on the runtime's threads may go on once everything is stopped.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// The signals that ask for a stop, taken over from the system's own handling.
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one: the exit code of a process that it ends, as shells write it.
+    async fn next(&mut self) -> i32 {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => 143,
+            _ = self.interrupt.recv() => 130,
         }
-    })
+    }
 }
 
 fn create_key(name: String, scopes: Vec<Scope>, flags: &Flags) -> anyhow::Result<()> {
     let config = load(flags)?;
     runtime()?.block_on(async {
-        std::fs::create_dir_all(&config.data_dir)?;
+        private::folder(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
         let store = SqliteStore::open(&config.database, StoreOptions::default())
             .await
             .context("the host may be running: then make the key with POST /api/keys")?;
@@ -197,7 +221,7 @@ fn list_channels(flags: &Flags) -> anyhow::Result<()> {
     let mut out = String::new();
     for path in &names {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match std::fs::read(path).map_err(anyhow::Error::from).and_then(|bytes| Ok(package::read(bytes)?)) {
+        match read_file(path).and_then(|bytes| Ok(package::read(bytes)?)) {
             Ok(package) => out.push_str(&format!("{name}: {} {}\n", package.manifest.channel, package.manifest.version)),
             Err(error) => out.push_str(&format!("{name}: refused: {error:#}\n")),
         }
@@ -206,6 +230,12 @@ fn list_channels(flags: &Flags) -> anyhow::Result<()> {
         out = format!("no plugin files in {}\n", folder.display());
     }
     print(&out)
+}
+
+/// Not of a pipe, which may never end.
+fn read_file(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    anyhow::ensure!(std::fs::metadata(path)?.is_file(), "not a file");
+    Ok(std::fs::read(path)?)
 }
 
 fn inspect(file: &std::path::Path, json: bool) -> anyhow::Result<()> {

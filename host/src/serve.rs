@@ -24,6 +24,7 @@ use crate::plugin::call::{CallEnv, NoEffects};
 use crate::plugin::engine::Engine;
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{self, Pins, Registry, RegistryOptions};
+use crate::private;
 use crate::secrets::{SecretSet, Vault};
 use crate::store::Store;
 use crate::store::sqlite::{SqliteStore, StoreOptions};
@@ -51,7 +52,7 @@ pub struct Host {
 /// Opens everything, starts everything, and answers when requests are being taken.
 pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host> {
     let config = Arc::new(config);
-    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
+    private::folder(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
     let (master_key, made) = keys::master_key(&config)?;
     let vault = Arc::new(Vault::new(master_key, Vec::new()));
     // The phone table takes a moment to read; the first lead should not wait for it.

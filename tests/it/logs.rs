@@ -159,6 +159,38 @@ async fn what_stands_in_the_way_of_a_start_is_said_in_words() {
 }
 
 #[tokio::test]
+async fn a_slip_in_a_variables_name_is_not_ignored() {
+    let mut place = Place::new(&[]);
+    place.set("LISTENN", "127.0.0.1:1");
+    let said = fails(&place).await;
+    assert!(said.contains("LEADWIRE_LISTENN: there is no such setting; did you mean LEADWIRE_LISTEN?"), "{said}");
+}
+
+#[tokio::test]
+async fn names_and_phones_are_not_readable_by_other_users() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new(&[]);
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let files = ["leadwire.db", "leadwire.db-wal", "leadwire.db-shm", "leadwire.db.lock"].map(|name| place.data().join(name));
+    // The folder was made with wider rights; later, so were its files.
+    std::fs::set_permissions(place.data(), PermissionsExt::from_mode(0o755)).unwrap();
+    for start in ["the first start", "a later start"] {
+        let host = place.start().await;
+        assert_eq!(mode(&place.data()), 0o700, "{start}");
+        for file in &files {
+            assert_eq!(mode(file), 0o600, "{start}: {}", file.display());
+        }
+        let said = host.log().join("\n");
+        assert!(said.contains("other users could reach") && said.contains("mode 755"), "{said}");
+        host.kill().await;
+        std::fs::set_permissions(place.data(), PermissionsExt::from_mode(0o755)).unwrap();
+        for file in &files {
+            std::fs::set_permissions(file, PermissionsExt::from_mode(0o644)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_data_folder_that_cannot_be_used_is_named() {
     let mut place = Place::new(&[]);
     let file = place.data().join("file");

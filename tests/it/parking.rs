@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leadwire_fakes::{Answer, Gate, HttpSink};
-use leadwire_tests::{TestHost, outcomes, plugin_file};
+use leadwire_tests::{Options, TestHost, outcomes, plugin_file};
 use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -220,4 +220,68 @@ async fn deleting_a_credential_cancels_what_waits_for_it() {
     assert_eq!(status, 204);
     host.advance(SECOND * 60).await;
     assert_eq!((host.status(&id).await.as_str(), sink.received().len()), ("cancelled", 0));
+}
+
+#[tokio::test]
+async fn what_a_receiver_asked_for_holds_over_a_restart_and_a_change_of_the_name() {
+    let (sink, host, credential) = shop().await;
+    sink.always(Answer::status(429).header("retry-after", "3600"));
+    let first = host.lead(1).await;
+    host.idle().await;
+    let second = host.lead(2).await;
+    let mut host = host;
+    for _ in 0..3 {
+        host = host.restart().await;
+        host.advance(SECOND * 60).await;
+        assert_eq!(host.state(&credential).await, "throttled");
+        let (status, _) = host.patch(&format!("/api/credentials/{credential}"), &json!({"name": "Another name"})).await;
+        assert_eq!(status, 200);
+        host.idle().await;
+    }
+    assert_eq!(sink.received().len(), 1, "asked once, and told to wait for an hour");
+
+    // When the hour is over, or an admin says so, it goes on.
+    sink.always(Answer::ok());
+    host.act(&format!("/api/credentials/{credential}/resume")).await;
+    host.idle().await;
+    for id in [&first, &second] {
+        assert_eq!(host.status(id).await, "delivered");
+    }
+    let host = host.restart().await;
+    let third = host.lead(3).await;
+    host.idle().await;
+    assert_eq!(host.status(&third).await, "delivered");
+}
+
+#[tokio::test]
+async fn a_project_with_slow_receivers_holds_up_no_other() {
+    let (slow, quick) = (HttpSink::start().await.unwrap(), HttpSink::start().await.unwrap());
+    let host = TestHost::with(Options { plugins: vec!["webhook"], settings: vec![("max_calls", "16".into())], ..Options::default() }).await;
+    let gate = Gate::closed();
+    slow.always(Answer::ok().held(&gate));
+    for (project, sink) in [("slow", &slow), ("quick", &quick)] {
+        assert_eq!(host.post("/api/projects", &json!({"external_id": project, "name": project})).await.0, 201);
+        for number in 0..3 {
+            let credential = json!({"channel": "webhook", "name": number.to_string(), "config": {"url": sink.url(&format!("/{number}"))}});
+            assert_eq!(host.post(&format!("/api/projects/ext:{project}/credentials"), &credential).await.0, 201);
+        }
+    }
+    let send = async |project: &str, number: u32, wait: &str| {
+        let lead = json!({"project": format!("ext:{project}"), "name": "Ivan", "phone": format!("+7916{number:07}")});
+        let answer = host.request("POST", "/api/leads").header("prefer", wait).json(&lead).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
+    };
+    for number in 0..20 {
+        send("slow", number, "wait=0").await;
+    }
+    slow.wait_for(12).await;
+    // Twelve of the sixteen calls hang in one project; the other project's leads go out all the same.
+    for number in 100..105 {
+        let sent = send("quick", number, "wait=30").await;
+        assert_eq!(sent["status"], "completed", "{sent:#}");
+    }
+    assert_eq!((slow.received().len(), quick.received().len()), (12, 15));
+    gate.open();
+    host.idle().await;
+    assert_eq!(slow.received().len(), 60);
 }

@@ -267,3 +267,33 @@ async fn what_the_host_keeps_of_plugins_is_for_its_user_alone() {
         assert_eq!(mode & 0o777, 0o700, "{folder}");
     }
 }
+
+#[tokio::test]
+async fn what_is_called_wasm_and_is_no_file_says_why_it_does_not_serve() {
+    use std::os::unix::ffi::OsStrExt;
+    let host = TestHost::with(Options { plugins: vec!["webhook"], ..Options::default() }).await;
+    let channels = host.folder().join("channels");
+    std::fs::create_dir(channels.join("folder.wasm")).unwrap();
+    std::os::unix::fs::symlink("/nowhere/x.wasm", channels.join("link.wasm")).unwrap();
+    let pipe = std::process::Command::new("mkfifo").arg(channels.join("pipe.wasm")).status().unwrap();
+    assert!(pipe.success());
+    std::fs::write(channels.join(std::ffi::OsStr::from_bytes(b"n\xffme.wasm")), b"x").unwrap();
+    let refused = |seen: &Value| {
+        let versions = seen["data"].as_array().into_iter().flatten().flat_map(|channel| channel["versions"].as_array().cloned());
+        let versions = versions.flatten().filter(|version| version["state"] == "refused");
+        let mut found: Vec<(String, String)> = versions
+            .map(|version| (version["file"].as_str().unwrap().to_owned(), version["reason"].as_str().unwrap().to_owned()))
+            .collect();
+        found.sort();
+        found
+    };
+    let found = refused(&host.until_channels(|seen| refused(seen).len() == 4).await);
+    for ((file, reason), (wanted, part)) in found.iter().zip([
+        ("folder.wasm", "a folder"),
+        ("link.wasm", "not there"),
+        ("n\u{fffd}me.wasm", "not UTF-8"),
+        ("pipe.wasm", "a pipe"),
+    ]) {
+        assert!(file == wanted && reason.contains(part), "{found:?}");
+    }
+}

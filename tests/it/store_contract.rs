@@ -1018,6 +1018,23 @@ async fn the_keys_that_secrets_are_sealed_with_are_known(backend: &dyn Backend) 
     assert_eq!(store.sealing_keys().await.unwrap(), ["k1", "k2"]);
 }
 
+async fn a_pause_is_kept_until_it_is_forgotten_or_its_credential_is_deleted(backend: &dyn Backend) {
+    let store = backend.open(10).await;
+    let (one, other) = (credential(project_id()), credential(project_id()));
+    for credential in [&one, &other] {
+        assert_eq!(store.create_credential(credential, None).await.unwrap(), Written::New(()));
+    }
+    assert_eq!(store.pause(one.id).await.unwrap(), None);
+    store.set_pause(one.id, Some((at(5), Pause::Throttled))).await.unwrap();
+    store.set_pause(one.id, Some((at(9), Pause::BreakerOpen))).await.unwrap();
+    store.set_pause(other.id, Some((at(7), Pause::Throttled))).await.unwrap();
+    assert_eq!(store.pause(one.id).await.unwrap(), Some((at(9), Pause::BreakerOpen)));
+    store.set_pause(one.id, None).await.unwrap();
+    assert_eq!(store.pause(one.id).await.unwrap(), None);
+    store.delete_credential(other.id, at(1)).await.unwrap();
+    assert_eq!(store.pause(other.id).await.unwrap(), None);
+}
+
 async fn deleting_a_credential_cancels_what_waits_for_it(backend: &dyn Backend) {
     let store = backend.open(10_000).await;
     let one = credential(project_id());
@@ -1173,6 +1190,7 @@ contract!(
     keys_are_found_by_hash_and_revoked_once,
     a_credential_is_written_only_over_the_version_that_was_read,
     the_keys_that_secrets_are_sealed_with_are_known,
+    a_pause_is_kept_until_it_is_forgotten_or_its_credential_is_deleted,
     deleting_a_credential_cancels_what_waits_for_it,
     small_state_is_swapped_by_version_within_its_quota_and_time,
     only_one_swap_of_a_version_succeeds,

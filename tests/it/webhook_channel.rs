@@ -160,7 +160,7 @@ async fn mapped_fields_stand_among_the_leads_own() {
 
 #[tokio::test]
 async fn a_filter_skips_what_it_does_not_let_through() {
-    let (sink, host, _) = shop(json!({"filter": "lead.value != null && lead.value.number >= 1000.0 && 'vip' in lead.fields.tags"})).await;
+    let (sink, host, id) = shop(json!({"filter": "lead.value != null && lead.value.number >= 1000.0 && 'vip' in lead.fields.tags"})).await;
     let lead = |name: &str, amount: &str, tags: Value| json!({"name": name, "value": {"amount": amount, "currency": "RUB"}, "fields": {"tags": tags}});
     let rich = host.send(lead("Ann", "1500.00", json!(["vip"]))).await;
     let poor = host.send(lead("Bob", "10.00", json!(["vip"]))).await;
@@ -170,11 +170,22 @@ async fn a_filter_skips_what_it_does_not_let_through() {
     assert_eq!((&skipped["status"], codes(&skipped), sink.received().len()), (&json!("skipped"), vec!["filtered"], 1));
     assert_eq!(host.get(&format!("/api/batches/{}", poor["batch_id"].as_str().unwrap())).await["status"], "completed");
     assert_eq!(host.get(&format!("/api/leads/{}", poor["lead_id"].as_str().unwrap())).await["status"], "completed");
-    // A filter that fails for a lead says so and fails that lead alone.
+    // A lead without the field that the filter asks for is not let through either, and is told why.
     let odd = host.send(json!({"name": "Eve", "value": {"amount": "1500.00", "currency": "RUB"}})).await;
     host.idle().await;
-    let failed = host.first_delivery(&odd).await;
+    let kept = host.first_delivery(&odd).await;
+    assert_eq!((&kept["status"], codes(&kept)), (&json!("skipped"), vec!["filtered"]));
+    assert!(kept["attempts"][0]["message"].as_str().unwrap().contains("no `tags`"), "{kept:#}");
+    // One that is too large for the filter fails, alone: it was not tried.
+    let tags: Vec<u32> = (0..2_000).collect();
+    let filter = json!({"filter": "lead.fields.tags.exists(t, t == 7)"});
+    let (status, _) = host.patch(&format!("/api/credentials/{id}"), &filter).await;
+    assert_eq!(status, 200);
+    let large = host.send(json!({"name": "Large", "fields": {"tags": tags}})).await;
+    host.idle().await;
+    let failed = host.first_delivery(&large).await;
     assert_eq!((&failed["status"], codes(&failed)), (&json!("failed"), vec!["filter_invalid"]));
+    assert!(failed["attempts"][0]["message"].as_str().unwrap().contains("2000 entries"), "{failed:#}");
 }
 
 #[tokio::test]

@@ -196,7 +196,16 @@ impl Process {
 
     /// Asks it to stop, as a service manager does.
     pub async fn terminate(&self) {
-        let done = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().await;
+        self.signal("TERM").await;
+    }
+
+    /// Asks it to stop, as Ctrl-C does.
+    pub async fn interrupt(&self) {
+        self.signal("INT").await;
+    }
+
+    async fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().await;
         assert!(done.expect("kill runs").success());
     }
 

@@ -128,7 +128,7 @@ impl Once {
             let detail = "a request with this `Idempotency-Key` is still running";
             return Err(ApiError { retry_after: Some(1), ..ApiError::conflict("idempotency_in_progress", detail) });
         };
-        let key = Idempotency { scope, body_hash: Sha256::digest(&input.bytes).into(), expires_at: app.now().plus(KEPT) };
+        let key = Idempotency { scope, body_hash: Sha256::digest(input.bytes()).into(), expires_at: app.now().plus(KEPT) };
         Ok(Some(Self { key, _running: running }))
     }
 

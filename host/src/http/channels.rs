@@ -1,6 +1,7 @@
 //! Installed plugins.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
@@ -9,8 +10,7 @@ use serde::Serialize;
 use super::answer::{Answer, once};
 use super::auth::Caller;
 use super::error::ApiError;
-use super::frame::Correlation;
-use super::input::{self, Input};
+use super::input::Input;
 use super::views::List;
 use crate::app::App;
 use crate::model::Scope;
@@ -19,6 +19,9 @@ use crate::plugin::registry::{RegistryError, VersionStatus};
 
 /// Largest plugin file.
 const MAX_PLUGIN_BYTES: usize = 32 * 1024 * 1024;
+
+/// How long one may take to arrive.
+const UPLOAD_TIME: Duration = Duration::from_secs(300);
 
 /// A channel with its plugin's versions.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -102,11 +105,10 @@ pub async fn list(State(app): State<App>, caller: Caller) -> Result<Answer, ApiE
 pub async fn upload(State(app): State<App>, caller: Caller, request: Request) -> Result<Answer, ApiError> {
     caller.require(Scope::PlatformAdmin)?;
     let (parts, body) = request.into_parts();
-    let bytes = input::read(body, &parts.headers, MAX_PLUGIN_BYTES).await?;
-    let correlation = parts.extensions.get::<Correlation>().map(|id| id.0.clone()).unwrap_or_default();
-    let input = Input { bytes, path: parts.uri.path().to_owned(), headers: parts.headers, correlation };
+    let held = app.bodies.read_within(UPLOAD_TIME, body, &parts.headers, MAX_PLUGIN_BYTES).await?;
+    let input = Input::new(parts, held);
     once(&app, &caller, &input, async {
-        let installed = app.registry.install(input.bytes.to_vec()).await?;
+        let installed = app.registry.install(input.bytes().to_vec()).await?;
         Answer::new(StatusCode::CREATED, &VersionView::from(installed))
     })
     .await

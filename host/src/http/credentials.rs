@@ -412,7 +412,11 @@ async fn update(app: &App, mut credential: Credential, repaired: bool) -> Result
     credential.updated_at = now;
     app.store.update_credential(&credential).await?;
     credential.version += 1;
-    app.credential_changed(credential.project, credential.id);
+    if repaired {
+        app.credential_mended(credential.project, credential.id);
+    } else {
+        app.credential_changed(credential.project, credential.id);
+    }
     Answer::ok(&view(app, credential))
 }
 
@@ -515,7 +519,11 @@ pub async fn check(State(app): State<App>, caller: Caller, Path(id): Path<String
 async fn set_state(app: &App, caller: &Caller, id: &str, state: CredentialState, reason: Option<StateReason>) -> Result<Answer, ApiError> {
     let credential = find(app, caller, id).await?;
     app.store.set_credential_state(credential.id, state, reason, app.now()).await?;
-    app.credential_changed(credential.project, credential.id);
+    if state == CredentialState::Active {
+        app.credential_mended(credential.project, credential.id);
+    } else {
+        app.credential_changed(credential.project, credential.id);
+    }
     let credential = find(app, caller, id).await?;
     Answer::ok(&view(app, credential))
 }

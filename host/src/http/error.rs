@@ -140,7 +140,8 @@ impl From<StoreError> for ApiError {
         match &error {
             StoreError::Unavailable(_) => {
                 tracing::error!(%error, "request failed");
-                let detail = "the database does not answer now; try again";
+                let detail = "the host's database cannot be used at the moment: it does not answer, or has no room; the operator's log \
+                              says why. Send the same request again later, with the same `Idempotency-Key` if it has one";
                 Self { retry_after: Some(RETRY_AFTER_S), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail) }
             }
             StoreError::Overloaded { backlog } => {

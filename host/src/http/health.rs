@@ -25,6 +25,9 @@ pub struct Readiness {
     /// `ok` or `unavailable`
     #[schema(value_type = String)]
     pub database: &'static str,
+    /// Why it is not, such as a full disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Plugin files by state.
     pub plugins: Plugins,
     /// Deliveries that wait.
@@ -47,12 +50,13 @@ pub async fn healthz() -> Result<Answer, ApiError> {
     Answer::ok(&Health { status: "ok" })
 }
 
-/// The database answers and the backlog is below its limit
+/// The database answers and takes writes, and the backlog is below its limit
 #[utoipa::path(get, path = "/readyz", tag = "Operations", security(()), responses(
     (status = 200, body = Readiness), (status = 503, description = "Not now", body = Readiness),
 ))]
 pub async fn readyz(State(app): State<App>) -> Result<Answer, ApiError> {
-    let database = app.store.ping().await.is_ok();
+    let reason = app.store.ping().await.err().map(|error| error.to_string());
+    let database = reason.is_none();
     let mut plugins = Plugins::default();
     for version in app.registry.list() {
         match version.state {
@@ -66,6 +70,7 @@ pub async fn readyz(State(app): State<App>) -> Result<Answer, ApiError> {
     let view = Readiness {
         status: if ready { "ok" } else { "not_ready" },
         database: if database { "ok" } else { "unavailable" },
+        reason,
         plugins,
         backlog,
         max_backlog,

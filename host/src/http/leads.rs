@@ -39,7 +39,7 @@ pub struct NewLead {
     pub phone: Option<String>,
     /// One address beside `emails`.
     pub email: Option<String>,
-    /// In any spelling; kept raw with a warning when they cannot be understood.
+    /// In any spelling, up to 255 characters each; kept raw with a warning when they cannot be understood.
     pub phones: Option<Vec<String>>,
     /// One mailbox each.
     pub emails: Option<Vec<String>>,
@@ -47,9 +47,9 @@ pub struct NewLead {
     pub comment: Option<String>,
     /// What the lead is worth.
     pub value: Option<Amount>,
-    /// Where it came from.
+    /// Where it came from; each text up to 2,048 characters.
     pub origin: Option<Origin>,
-    /// Your own fields.
+    /// Your own fields: up to 500, 262,144 bytes as JSON and 16 levels in all.
     #[schema(value_type = Option<Object>)]
     pub fields: Option<serde_json::Map<String, Value>>,
     #[allow(missing_docs)]

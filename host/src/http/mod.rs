@@ -1,11 +1,12 @@
 //! The HTTP interface. Handlers read a request, ask policies and the store, and answer; they never run a plugin themselves.
 //!
-//! Start at [`router`]. [`frame`] surrounds every request, [`send`] is the way of a lead.
+//! Start at [`router`]. [`serve`] keeps connections within their limits, [`frame`] surrounds every request, [`send`] is the way of a lead.
 
 pub mod answer;
 pub mod api_keys;
 pub mod auth;
 pub mod batches;
+pub mod bodies;
 pub mod bulk;
 pub mod channels;
 mod credential_rules;
@@ -21,12 +22,17 @@ mod openapi;
 pub mod preview;
 pub mod projects;
 pub mod send;
+mod server;
+mod strict;
 pub mod tasks;
 pub mod timeline;
 pub mod views;
+mod wording;
 
 #[cfg(test)]
 mod tests;
+
+pub use server::serve;
 
 use axum::Router;
 use utoipa::OpenApi;
@@ -81,18 +87,6 @@ pub fn document() -> utoipa::openapi::OpenApi {
     let mut document = api().into_openapi();
     openapi::complete(&mut document);
     document
-}
-
-/// Serves requests until `stop`, and then those that are under way to their end.
-pub async fn serve(listener: tokio::net::TcpListener, app: App, stop: tokio_util::sync::CancellationToken) {
-    use axum::serve::ListenerExt;
-    let listener = listener.tap_io(|stream| {
-        // An answer is small and must not wait for the one before it to be acknowledged.
-        let _ = stream.set_nodelay(true);
-    });
-    if let Err(error) = axum::serve(listener, router(app)).with_graceful_shutdown(stop.cancelled_owned()).await {
-        tracing::error!(%error, "the HTTP interface ended");
-    }
 }
 
 /// The whole HTTP interface: `/api/…`, `/healthz`, `/readyz`, `/openapi.json`, `/docs`.

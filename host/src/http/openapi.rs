@@ -84,13 +84,14 @@ fn problems(operation: &mut Operation, in_path: bool, writes_body: bool) {
         (true, "401", "The key is missing, unknown, revoked or expired"),
         (true, "403", "The key lacks the scope"),
         (in_path || writes_body, "404", "No such thing, or one that the key may not see"),
+        (writes_body, "408", "The body did not arrive in time"),
         (writes_body, "409", "It is not in the state for this, is taken, was changed meanwhile, or the same request still runs"),
         (writes_body, "413", "The body is too large; the detail names the maximum"),
         (writes_body, "415", "The body is of another type"),
         (true, "422", "Fields or parameters that cannot be used; `errors` names each"),
         (writes_body, "429", "Too much waits already; `Retry-After` says when to try again"),
         (true, "500", "A defect of the host"),
-        (true, "503", "The database does not answer now; `Retry-After` says when to try again"),
+        (true, "503", "The database cannot be used, or the host has too much to do now; `Retry-After` says when to try again"),
     ];
     for (applies, status, description) in all {
         if applies && !operation.responses.responses.contains_key(status) {

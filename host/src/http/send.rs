@@ -22,6 +22,8 @@ use crate::policy::fanout::{Plan, Target, fan_out};
 use crate::policy::{FieldError, Warning, dedup};
 use crate::store::{Accepted, AnswerOf, DedupKey, Intake, NewDelivery, Written};
 
+/// Most bytes of one entry's settings, which are kept with its delivery.
+const MAX_SETTINGS_BYTES: usize = 65_536;
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// What became of a send call.
@@ -144,6 +146,9 @@ async fn plan(app: &App, caller: &Caller, ready: &Ready) -> Result<Plan, ApiErro
 fn check_settings(app: &App, caller: &Caller, target: &Target) -> Result<(), ApiError> {
     let (Some(settings), Some(entry)) = (&target.settings, target.entry) else { return Ok(()) };
     let at = format!("/integrations/{entry}/settings");
+    if serde_json::to_vec(settings).map_or(0, |json| json.len()) > MAX_SETTINGS_BYTES {
+        return Err(ApiError::field(at, "too_large", format!("must have at most {MAX_SETTINGS_BYTES} bytes as JSON")));
+    }
     let credential: &Credential = &target.credential;
     if !credential.secrets.is_empty() && !caller.may(Scope::ProjectAdmin) {
         let manifest = app.registry.manifest(&credential.channel);
@@ -280,6 +285,7 @@ async fn waited(
     let in_time = tokio::select! {
         _ = ended => true,
         () = app.clock.sleep_until(until) => false,
+        () = app.bodies.stopping().cancelled() => false,
     };
     let deliveries = app.store.deliveries_of_batch(batch).await?;
     let record = app.store.lead(lead_id).await?.ok_or_else(|| ApiError::internal(&"a lead vanished"))?;

@@ -11,23 +11,32 @@ use super::queue::{Queue, Standing};
 use super::ready::{self, Parked, Prepared, Ready};
 use super::worker::{self, CallEnded, Learned};
 use super::{LaneState, Message, Shared, lock};
-use crate::model::{CredentialId, CredentialState, DeliveryStatus, StateReason, Timestamp};
+use crate::model::{CredentialId, CredentialState, DeliveryStatus, ProjectId, StateReason, Timestamp};
 use crate::policy::breaker::{Pause, Signal};
 use crate::policy::outcome::Refusal;
+use crate::policy::share::{self, Running};
 use crate::store::{Finish, JobRef, LaneQuota, Leased, Next, StoreError};
 
 /// Lanes that one lease statement serves.
 const LANES_PER_LEASE: usize = 64;
 /// Jobs of one lane in one lease statement.
 const JOBS_PER_LANE: u32 = 500;
+/// A pause at least so long is kept over a restart.
+const KEPT_PAUSE: Duration = Duration::from_secs(5);
 /// Pause after the store failed.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Works until `stop`; returns when the calls in flight have ended.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut plugins = shared.deps.registry.changes();
-    let mut dispatcher =
-        Dispatcher { queue: Queue::default(), calls: JoinSet::new(), next_sweep: shared.deps.clock.now(), shared: &shared };
+    let mut dispatcher = Dispatcher {
+        queue: Queue::default(),
+        calls: JoinSet::new(),
+        next_sweep: shared.deps.clock.now(),
+        of_project: HashMap::new(),
+        held: Vec::new(),
+        shared: &shared,
+    };
     loop {
         if plugins.has_changed().unwrap_or(false) {
             plugins.mark_unchanged();
@@ -51,6 +60,10 @@ struct Dispatcher<'a> {
     queue: Queue,
     calls: JoinSet<()>,
     next_sweep: Timestamp,
+    /// Calls that run, by project.
+    of_project: HashMap<ProjectId, u32>,
+    /// Lanes that would be ready, if others left them a call; the end of any call places them again.
+    held: Vec<CredentialId>,
 }
 
 impl Dispatcher<'_> {
@@ -107,13 +120,11 @@ impl Dispatcher<'_> {
                     self.queue.lane(id).remember(due_at);
                     self.queue.place(id, now);
                 }
-                Message::Changed(id) => {
-                    let lane = self.queue.lane(id);
-                    lane.standing = Standing::Unread;
-                    lane.breaker.reset();
-                    lane.remember(now);
-                    self.queue.place(id, now);
-                    lock(&self.shared.states).remove(&id);
+                Message::Changed(id) => self.changed(id, now),
+                Message::Mended(id) => {
+                    self.keep_pause(id, None).await;
+                    self.queue.lane(id).breaker.reset();
+                    self.changed(id, now);
                 }
                 Message::Stopped(learned) => self.learn(learned, now).await,
                 Message::Ended(ended) => self.call_ended(ended, now).await,
@@ -121,8 +132,23 @@ impl Dispatcher<'_> {
         }
     }
 
+    fn changed(&mut self, id: CredentialId, now: Timestamp) {
+        let lane = self.queue.lane(id);
+        lane.standing = Standing::Unread;
+        lane.remember(now);
+        self.queue.place(id, now);
+        lock(&self.shared.states).remove(&id);
+    }
+
     async fn call_ended(&mut self, ended: CallEnded, now: Timestamp) {
         let id = ended.learned.lane();
+        if let Some(calls) = self.of_project.get_mut(&ended.learned.ready.credential.project) {
+            *calls = calls.saturating_sub(1);
+        }
+        // A call that may start now may be any of theirs.
+        for held in std::mem::take(&mut self.held) {
+            self.queue.place(held, now);
+        }
         let lane = self.queue.lane(id);
         lane.calls = lane.calls.saturating_sub(1);
         for due_at in ended.again {
@@ -135,8 +161,14 @@ impl Dispatcher<'_> {
         let id = learned.lane();
         let lane = self.queue.lane(id);
         if let Some(signal) = &learned.signal {
+            let before = lane.breaker.paused(now);
             lane.breaker.record(signal, now);
+            let pause = lane.breaker.paused(now).filter(|pause| Some(*pause) != before && pause.0.since(now) >= KEPT_PAUSE);
+            if pause.is_some() {
+                self.keep_pause(id, pause).await;
+            }
         }
+        let lane = self.queue.lane(id);
         // An admin may have written the credential while the call ran: then this word is about the old one.
         let same = matches!(&lane.standing, Standing::Ready(ready) if Arc::ptr_eq(ready, &learned.ready));
         if let Some(why) = learned.invalid
@@ -146,6 +178,13 @@ impl Dispatcher<'_> {
         }
         self.show(id, now);
         self.queue.place(id, now);
+    }
+
+    /// Keeps a pause over a restart, or forgets it. Without it the host would ask again too soon after one, no more.
+    async fn keep_pause(&self, id: CredentialId, pause: Option<(Timestamp, Pause)>) {
+        if let Err(error) = self.shared.deps.store.set_pause(id, pause).await {
+            tracing::error!(%error, credential.id = %id, "the lane's pause could not be stored");
+        }
     }
 
     /// Parks a lane until an admin acts.
@@ -215,7 +254,7 @@ impl Dispatcher<'_> {
                 return Ok(());
             }
             let leased = self.lease(&ids, now).await;
-            for id in ids {
+            for id in ids.into_iter().filter(|id| !self.held.contains(id)) {
                 self.queue.place(id, now);
             }
             leased?;
@@ -227,20 +266,29 @@ impl Dispatcher<'_> {
         let mut quotas = Vec::new();
         let mut allowed = HashMap::new();
         let mut longest = 0;
-        let mut capacity = self.capacity();
+        let mut running = u32::try_from(self.calls.len()).unwrap_or(u32::MAX);
         for id in ids {
             self.read(*id, now).await?;
             self.show(*id, now);
-            let calls = self.queue.allowance(*id, now).min(capacity);
-            let Standing::Ready(ready) = &self.queue.lane(*id).standing else { continue };
+            let wanted = self.queue.allowance(*id, now);
+            let lane = self.queue.lane(*id);
+            let Standing::Ready(ready) = &lane.standing else { continue };
+            let ready = ready.clone();
+            let of_project = self.of_project.entry(ready.credential.project).or_default();
+            let pool = self.shared.deps.config.max_calls.max(1);
+            let share = share::allowed(Running { pool, all: running, project: *of_project, lane: lane.calls });
+            let calls = wanted.min(share);
+            if wanted > 0 && share == 0 {
+                self.held.push(*id);
+            }
             if calls > 0 {
-                let ready = ready.clone();
                 longest = longest.max(ready.plugin.manifest.limits.timeout_ms);
                 quotas.push(LaneQuota { lane: *id, limit: calls.saturating_mul(ready.batch()).min(JOBS_PER_LANE) });
                 // Taken before the lease, because another lane of this round may live on the same tokens.
                 self.queue.spend(&ready, calls, now);
                 allowed.insert(*id, (ready, calls));
-                capacity -= calls;
+                running += calls;
+                *of_project += calls;
             }
         }
         if quotas.is_empty() {
@@ -261,7 +309,7 @@ impl Dispatcher<'_> {
             let Some((ready, calls)) = allowed.remove(&quota.lane) else { continue };
             let start = if called_off.contains(&quota.lane) { 0 } else { calls };
             self.queue.give_back(&ready, calls - start);
-            self.start(&ready, jobs, start, now).await;
+            self.start(&ready, jobs, (calls, start), now).await;
         }
         leased.map(|_| ())
     }
@@ -270,7 +318,7 @@ impl Dispatcher<'_> {
     /// back. An admin whose pause was answered relies on it that no lead after that is sent.
     fn called_off(&self) -> HashSet<CredentialId> {
         let told = |message: &Message| match message {
-            Message::Changed(id) => Some(*id),
+            Message::Changed(id) | Message::Mended(id) => Some(*id),
             Message::Stopped(learned) => Some(learned.lane()),
             Message::Due(..) | Message::Ended(_) => None,
         };
@@ -295,7 +343,12 @@ impl Dispatcher<'_> {
                 None => Standing::Ready(Arc::new(*ready)),
             },
         };
-        self.queue.lane(id).standing = standing;
+        let pause = self.shared.deps.store.pause(id).await?;
+        let lane = self.queue.lane(id);
+        lane.standing = standing;
+        if let Some((until, why)) = pause.filter(|(until, _)| *until > now) {
+            lane.breaker.resume(until, why, now);
+        }
         Ok(())
     }
 
@@ -319,9 +372,9 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Starts at most `allowed` calls, whose tokens are taken, for what was leased: full batches of jobs with the same
+    /// Starts at most `allowed` of the `planned` calls, whose tokens are taken, for what was leased: full batches of jobs with the same
     /// settings. Jobs with settings of their own may need more calls than that; what is left goes back into the queue.
-    async fn start(&mut self, ready: &Arc<Ready>, jobs: Vec<Leased>, allowed: u32, now: Timestamp) {
+    async fn start(&mut self, ready: &Arc<Ready>, jobs: Vec<Leased>, (planned, allowed): (u32, u32), now: Timestamp) {
         let id = ready.credential.id;
         let mut calls = into_calls(jobs, ready);
         let left: Vec<JobRef> = calls.split_off((allowed as usize).min(calls.len())).into_iter().flatten().map(|job| job.job).collect();
@@ -332,6 +385,9 @@ impl Dispatcher<'_> {
             self.queue.lane(id).remember(now);
         }
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
+        if let Some(of_project) = self.of_project.get_mut(&ready.credential.project) {
+            *of_project = of_project.saturating_sub(planned.saturating_sub(count));
+        }
         self.queue.give_back(ready, allowed.saturating_sub(count));
         self.queue.lane(id).calls += count;
         for jobs in calls {

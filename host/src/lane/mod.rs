@@ -95,6 +95,8 @@ enum Message {
     Due(CredentialId, Timestamp),
     /// Read the credential again.
     Changed(CredentialId),
+    /// The same, and forget its pause: an admin mended it.
+    Mended(CredentialId),
     /// A call was told to stop, and its jobs are about to be queued again.
     Stopped(worker::Learned),
     /// A call ended.
@@ -160,6 +162,11 @@ impl Lanes {
     /// The credential was written, enabled, paused or deleted: read it again before the next call.
     pub fn credential_changed(&self, id: CredentialId) {
         self.shared.send([Message::Changed(id)]);
+    }
+
+    /// An admin mended the credential (its settings, its secrets, a resume): read it again, and try at once.
+    pub fn credential_mended(&self, id: CredentialId) {
+        self.shared.send([Message::Mended(id)]);
     }
 
     /// The passing state of a lane (throttled, breaker open, plugin missing), if it stands over the stored one.

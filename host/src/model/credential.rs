@@ -68,7 +68,7 @@ pub struct StateReason {
 
 /// A credential's own retry rules; they stand over the channel's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "RetryFields")]
 pub enum RetryOverride {
     /// A pause before each further attempt, such as `["5s", "1m", "10m"]`: as many retries as entries.
     Schedule {
@@ -84,6 +84,30 @@ pub enum RetryOverride {
         /// Milliseconds.
         max_ms: u64,
     },
+}
+
+/// As written. Without it, the reader could not say which field is wrong.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetryFields {
+    schedule: Option<Vec<String>>,
+    tries: Option<u32>,
+    base_ms: Option<u64>,
+    max_ms: Option<u64>,
+}
+
+impl TryFrom<RetryFields> for RetryOverride {
+    type Error = &'static str;
+
+    fn try_from(fields: RetryFields) -> Result<Self, Self::Error> {
+        match fields {
+            RetryFields { schedule: Some(schedule), tries: None, base_ms: None, max_ms: None } => Ok(Self::Schedule { schedule }),
+            RetryFields { schedule: None, tries: Some(tries), base_ms: Some(base_ms), max_ms: Some(max_ms) } => {
+                Ok(Self::Exponential { tries, base_ms, max_ms })
+            }
+            _ => Err("must have either `schedule`, or `tries`, `base_ms` and `max_ms`"),
+        }
+    }
 }
 
 /// A credential as stored. `Debug` shows no secret: they are sealed.

@@ -50,7 +50,7 @@ pub struct Origin {
     pub utm_term: Option<String>,
     #[allow(missing_docs)]
     pub utm_content: Option<String>,
-    /// Advertising and analytics ids: `yclid`, `gclid`, `ym_uid` and others.
+    /// Advertising and analytics ids: `yclid`, `gclid`, `ym_uid` and others, up to 50.
     pub ids: BTreeMap<String, String>,
 }
 

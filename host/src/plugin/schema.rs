@@ -30,7 +30,7 @@ impl ConfigSchema {
         let mut whole = config.clone();
         fill_defaults(&self.schema, &mut whole);
         let value = Value::Object(whole);
-        let mut problems: Vec<FieldProblem> = self.validator.iter_errors(&value).map(|error| problem(&error)).collect();
+        let mut problems: Vec<FieldProblem> = self.validator.iter_errors(&value).map(|error| problem(&self.schema, &error)).collect();
         problems.extend(self.bad_templates(&value));
         match value {
             Value::Object(whole) if problems.is_empty() => Ok(whole),
@@ -79,7 +79,7 @@ fn fill_defaults(schema: &Value, config: &mut Map<String, Value>) {
     }
 }
 
-fn problem(error: &jsonschema::ValidationError<'_>) -> FieldProblem {
+fn problem(schema: &Value, error: &jsonschema::ValidationError<'_>) -> FieldProblem {
     use jsonschema::error::ValidationErrorKind as Kind;
     let mut pointer = format!("/config{}", error.instance_path().as_str());
     let code = match error.kind() {
@@ -93,15 +93,45 @@ fn problem(error: &jsonschema::ValidationError<'_>) -> FieldProblem {
             }
             "unknown_field"
         }
+        Kind::PropertyNames { error } => {
+            pointer = format!("{pointer}/{}", crate::policy::pointer_step(error.instance().as_str().unwrap_or_default()));
+            "invalid"
+        }
         Kind::Type { .. } => "wrong_type",
         _ => "invalid",
     };
     let detail = match code {
         "required" => "this setting is required".to_owned(),
         "unknown_field" => "the channel has no such setting".to_owned(),
+        // An author's patterns and combinations of schemas say nothing to an admin; the author's words do.
+        "invalid" if is_form(error.kind()) => form(schema, error.schema_path().as_str()),
         _ => error.masked_with("the value").to_string(),
     };
     FieldProblem { pointer, code, detail }
+}
+
+fn is_form(kind: &jsonschema::error::ValidationErrorKind) -> bool {
+    use jsonschema::error::ValidationErrorKind as Kind;
+    match kind {
+        Kind::PropertyNames { error } => is_form(error.kind()),
+        Kind::Pattern { .. } | Kind::Not { .. } | Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } | Kind::OneOfMultipleValid { .. } => true,
+        _ => false,
+    }
+}
+
+/// What the schema nearest around the keyword says in words: `x-hint`, else the setting's title.
+fn form(schema: &Value, keyword: &str) -> String {
+    let parents = std::iter::successors(Some(keyword), |path| path.rsplit_once('/').map(|(parent, _)| parent));
+    let parents: Vec<&Value> = parents.filter_map(|path| schema.pointer(path)).collect();
+    let words = |name: &str| {
+        let text = |parent: &&Value| parent.get(name)?.get("en")?.as_str().map(str::to_owned);
+        parents.iter().find_map(text)
+    };
+    match (words("x-hint"), words("x-title")) {
+        (Some(hint), _) => format!("must be {hint}"),
+        (None, Some(title)) => format!("does not have the form of this setting ({title})"),
+        (None, None) => "does not have the form that this setting needs".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +165,26 @@ mod tests {
         let problems = check(json!({"text": "Hello\n{{ lead.name"})).unwrap_err();
         assert_eq!((problems[0].pointer.as_str(), problems[0].code), ("/config/text", "invalid_template"));
         assert!(problems[0].detail.contains("line 2"), "{}", problems[0].detail);
+    }
+
+    #[test]
+    fn a_forbidden_name_is_refused_in_words_and_not_with_a_pattern() {
+        let names = json!({"not": {"pattern": "^([Hh][Oo][Ss][Tt])$"}});
+        let mut schema = json!({"type": "object", "properties": {
+            "url": {"type": "string", "pattern": "^https?://", "x-title": {"en": "Address"}},
+            "headers": {"type": "object", "propertyNames": names, "x-title": {"en": "Headers"}}
+        }});
+        let config = json!({"url": "ftp://secret", "headers": {"Host": "x"}});
+        let problems = |schema: &Value| {
+            let problems = ConfigSchema::new(schema).unwrap().check(config.as_object().unwrap()).unwrap_err();
+            problems.into_iter().map(|problem| (problem.pointer, problem.detail)).collect::<Vec<_>>()
+        };
+        let found = problems(&schema);
+        assert!(found.contains(&("/config/url".into(), "does not have the form of this setting (Address)".into())), "{found:?}");
+        assert!(found.contains(&("/config/headers/Host".into(), "does not have the form of this setting (Headers)".into())), "{found:?}");
+        schema["properties"]["headers"]["propertyNames"]["x-hint"] = json!({"en": "no header that the host sets"});
+        let found = problems(&schema);
+        assert!(found.contains(&("/config/headers/Host".into(), "must be no header that the host sets".into())), "{found:?}");
     }
 
     #[test]

@@ -112,6 +112,11 @@ impl Breaker {
         self.ramp
     }
 
+    /// Takes up a pause that was kept over a restart.
+    pub fn resume(&mut self, until: Timestamp, why: Pause, now: Timestamp) {
+        self.pause_for(until.since(now), why, now);
+    }
+
     /// Forgets everything: an admin acted.
     pub fn reset(&mut self) {
         *self = Self::default();
@@ -175,6 +180,17 @@ mod tests {
         assert_eq!(breaker.paused(at(35)), None);
         breaker.record(&Signal::Slower(Some(Duration::from_secs(1))), at(10));
         assert_eq!(breaker.paused(at(34)), Some((at(35), Pause::Throttled)), "a shorter pause does not end a longer one");
+    }
+
+    #[test]
+    fn a_pause_goes_on_after_a_restart() {
+        let mut breaker = Breaker::default();
+        breaker.resume(at(3_600), Pause::Throttled, at(10));
+        assert_eq!((breaker.paused(at(3_599)), breaker.ramp()), (Some((at(3_600), Pause::Throttled)), 1));
+        assert_eq!(breaker.paused(at(3_600)), None);
+        let mut over = Breaker::default();
+        over.resume(at(5), Pause::Throttled, at(10));
+        assert_eq!(over.paused(at(10)), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use phonenumber::country;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{FieldError, Warning, normalise};
+use super::{FieldError, Warning, normalise, pointer_step};
 use crate::model::{Lead, LeadId, Money, Origin, ProjectId, Timestamp};
 
 /// Most phones, and most e-mails, of one lead.
@@ -15,6 +15,19 @@ const MAX_NAME: usize = 255;
 const MAX_TITLE: usize = 1_000;
 /// Most characters of a comment.
 const MAX_COMMENT: usize = 65_536;
+
+/// Most characters of a telephone number, however it is written.
+const MAX_PHONE: usize = 255;
+/// Most characters of each text of `origin`.
+const MAX_ORIGIN: usize = 2_048;
+/// Most entries of `origin/ids`.
+const MAX_IDS: usize = 50;
+/// Most entries of `fields`.
+const MAX_FIELDS: usize = 500;
+/// Most bytes of `fields` as JSON.
+const MAX_FIELDS_BYTES: usize = 262_144;
+/// Most levels of `fields`, itself the first.
+const MAX_FIELDS_DEPTH: usize = 16;
 
 /// A lead as a client sends it.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, utoipa::ToSchema)]
@@ -36,7 +49,7 @@ pub struct LeadContent {
     pub phone: Option<String>,
     /// One address beside `emails`.
     pub email: Option<String>,
-    /// In any spelling; kept raw with a warning when they cannot be understood.
+    /// In any spelling, up to 255 characters each; kept raw with a warning when they cannot be understood.
     pub phones: Option<Vec<String>>,
     /// One mailbox each.
     pub emails: Option<Vec<String>>,
@@ -44,9 +57,9 @@ pub struct LeadContent {
     pub comment: Option<String>,
     /// What the lead is worth.
     pub value: Option<Amount>,
-    /// Where it came from.
+    /// Where it came from; each text up to 2,048 characters.
     pub origin: Option<Origin>,
-    /// Your own fields.
+    /// Your own fields: up to 500, 262,144 bytes as JSON and 16 levels in all.
     #[schema(value_type = Option<Object>)]
     pub fields: Option<Map<String, Value>>,
 }
@@ -98,7 +111,10 @@ pub fn lead(content: LeadContent, made: Made, at: &str) -> Result<(Lead, Vec<War
     let phones = checks.phones(content.phone, content.phones.unwrap_or_default(), made.region);
     let emails = checks.emails(content.email, content.emails.unwrap_or_default());
     let value = content.value.and_then(|value| checks.value(&value));
+    let origin = content.origin.unwrap_or_default();
+    checks.origin(&origin);
     let fields = content.fields.unwrap_or_default();
+    checks.fields(&fields);
     if phones.is_empty() && emails.is_empty() && content.name.is_none() && fields.is_empty() && checks.errors.is_empty() {
         let detail = "at least one of phone, email, name or a non-empty `fields` must be there";
         checks.errors.push(FieldError::new(at, "no_contact", detail));
@@ -119,11 +135,35 @@ pub fn lead(content: LeadContent, made: Made, at: &str) -> Result<(Lead, Vec<War
         emails,
         comment: content.comment,
         value,
-        origin: content.origin.unwrap_or_default(),
+        origin,
         fields,
         created_at: made.now,
     };
     Ok((lead, checks.warnings))
+}
+
+/// Whether the value has at most `levels` of lists and objects. Goes no deeper than that.
+fn is_within(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(_) | Value::Object(_) if levels == 0 => false,
+        Value::Array(items) => items.iter().all(|item| is_within(item, levels - 1)),
+        Value::Object(entries) => entries.values().all(|entry| is_within(entry, levels - 1)),
+        _ => true,
+    }
+}
+
+/// Takes so many bytes and keeps none.
+struct Room(usize);
+
+impl std::io::Write for Room {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 struct Checks<'a> {
@@ -146,6 +186,50 @@ impl Checks<'_> {
         }
     }
 
+    fn origin(&mut self, origin: &Origin) {
+        let Origin { page, referrer, form, ip, user_agent, utm_source, utm_medium, utm_campaign, utm_term, utm_content, ids } = origin;
+        for (name, text) in [
+            ("page", page),
+            ("referrer", referrer),
+            ("form", form),
+            ("ip", ip),
+            ("user_agent", user_agent),
+            ("utm_source", utm_source),
+            ("utm_medium", utm_medium),
+            ("utm_campaign", utm_campaign),
+            ("utm_term", utm_term),
+            ("utm_content", utm_content),
+        ] {
+            self.length(&format!("origin/{name}"), text.as_deref(), 0, MAX_ORIGIN);
+        }
+        if ids.len() > MAX_IDS {
+            return self.error("origin/ids", "too_many", format!("at most {MAX_IDS}"));
+        }
+        for (name, text) in ids {
+            if name.chars().count() > MAX_NAME {
+                self.error("origin/ids", "invalid_length", format!("names must have at most {MAX_NAME} characters"));
+            } else {
+                self.length(&format!("origin/ids/{}", pointer_step(name)), Some(text), 0, MAX_ORIGIN);
+            }
+        }
+    }
+
+    fn fields(&mut self, fields: &Map<String, Value>) {
+        if fields.len() > MAX_FIELDS {
+            self.error("fields", "too_many", format!("at most {MAX_FIELDS}"));
+        }
+        if let Some((name, _)) = fields.iter().find(|(_, value)| !is_within(value, MAX_FIELDS_DEPTH - 1)) {
+            let detail = format!("must not be nested deeper than {MAX_FIELDS_DEPTH} levels, `fields` itself included");
+            // The name may be as long as the client likes.
+            let shown = if name.len() <= MAX_NAME { format!("fields/{}", pointer_step(name)) } else { "fields".to_owned() };
+            return self.error(&shown, "too_deep", detail);
+        }
+        let mut left = Room(MAX_FIELDS_BYTES);
+        if serde_json::to_writer(&mut left, fields).is_err() {
+            self.error("fields", "too_large", format!("must have at most {MAX_FIELDS_BYTES} bytes as JSON"));
+        }
+    }
+
     fn phones(&mut self, one: Option<String>, list: Vec<String>, region: Option<country::Id>) -> Vec<crate::model::Phone> {
         if list.len() > MAX_CONTACTS {
             self.error("phones", "too_many", format!("at most {MAX_CONTACTS}"));
@@ -156,6 +240,11 @@ impl Checks<'_> {
         for (index, raw) in single.chain(list.iter().enumerate().map(|(index, raw)| (Some(index), raw))) {
             if raw.trim().is_empty() {
                 continue; // an empty input of a form
+            }
+            if raw.len() > MAX_PHONE && raw.chars().count() > MAX_PHONE {
+                let field = index.map_or_else(|| "phone".to_owned(), |index| format!("phones/{index}"));
+                self.error(&field, "invalid_length", format!("must have at most {MAX_PHONE} characters"));
+                continue;
             }
             let phone = normalise::phone(raw, region);
             if phones.iter().any(|other| other.e164.is_some() && other.e164 == phone.e164 || other.raw == phone.raw) {
@@ -258,6 +347,37 @@ mod tests {
             ("/value/currency", "invalid_currency"),
         ];
         assert_eq!(errors, wanted.map(|(pointer, code)| (pointer.to_owned(), code)));
+    }
+
+    #[test]
+    fn a_lead_of_nine_megabytes_is_refused_where_it_is_large() {
+        let long = "x".repeat(2_049);
+        let mut deep = serde_json::json!(1);
+        for _ in 0..15 {
+            deep = serde_json::json!([deep]);
+        }
+        let one_deeper = serde_json::json!([deep]);
+        let many: Map<String, Value> = (0..501).map(|n| (n.to_string(), Value::from(n))).collect();
+        let ids: Map<String, Value> = (0..51).map(|n| (n.to_string(), Value::from("x"))).collect();
+        for (lead, pointer, code) in [
+            (serde_json::json!({"origin": {"page": "x".repeat(9_000_000)}}), "/origin/page", "invalid_length"),
+            (serde_json::json!({"origin": {"utm_term": &long}}), "/origin/utm_term", "invalid_length"),
+            (serde_json::json!({"origin": {"ids": {"a/b": &long}}}), "/origin/ids/a~1b", "invalid_length"),
+            (serde_json::json!({"origin": {"ids": {long.clone(): "x"}}}), "/origin/ids", "invalid_length"),
+            (serde_json::json!({"origin": {"ids": ids}}), "/origin/ids", "too_many"),
+            (serde_json::json!({"fields": {"text": "x".repeat(262_144)}}), "/fields", "too_large"),
+            (serde_json::json!({"fields": many}), "/fields", "too_many"),
+            (serde_json::json!({"fields": {"fine": deep.clone(), "deep": one_deeper}}), "/fields/deep", "too_deep"),
+            (serde_json::json!({"phone": "1".repeat(256)}), "/phone", "invalid_length"),
+        ] {
+            let mut lead = lead;
+            lead["name"] = "x".into();
+            assert_eq!(run(lead).unwrap_err(), [(pointer.to_owned(), code)]);
+        }
+        let fine = serde_json::json!({"fields": {"text": "x".repeat(262_144 - 11), "deep": 1}});
+        assert_eq!(run(fine).unwrap_err()[0].1, "too_large", "the other entry does not fit beside it");
+        assert!(run(serde_json::json!({"fields": {"text": "x".repeat(262_144 - 11)}})).is_ok());
+        assert!(run(serde_json::json!({"name": "x", "fields": {"deep": deep}, "origin": {"page": "я".repeat(2_048)}})).is_ok());
     }
 
     #[test]

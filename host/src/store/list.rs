@@ -32,7 +32,7 @@ pub struct ListQuery {
     /// Where the page before ended ([`Found::next`]); only good for the same conditions.
     #[serde(skip)]
     pub before: Option<Cursor>,
-    /// 1 to 200; 1 to 5,000 for ids alone.
+    /// 1 to 200; 1 to 5,000 for ids alone. A page of large rows ends before, so that it stays within some megabytes.
     #[serde(skip)]
     pub limit: u32,
 }

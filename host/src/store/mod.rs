@@ -17,6 +17,7 @@ use async_trait::async_trait;
 
 pub use self::list::{Cursor, Found, ListQuery};
 pub use self::task::{KEPT_ERRORS, Slice, SliceWork, Sliced};
+pub use crate::policy::breaker::Pause;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
@@ -312,7 +313,8 @@ pub struct Pruned {
 /// Everything durable. All writes are durable when their future resolves: they survive a power cut.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// The database answers and its schema is the one this binary knows.
+    /// The database answers, its schema is the one this binary knows, and it takes writes: the last one did not fail for
+    /// want of room or the like ([`StoreError::Unavailable`] says why it did).
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Jobs that are not finished. Kept in memory, so it may be asked at every request.
@@ -437,6 +439,10 @@ pub trait Store: Send + Sync + 'static {
     async fn sealing_keys(&self) -> Result<Vec<String>, StoreError>;
     /// Deletes it with its kv state; what is queued for it ends as cancelled. `None`: no such credential.
     async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError>;
+    /// Keeps until when the credential's lane waits, and why; `None` forgets it. Goes with the credential.
+    async fn set_pause(&self, id: CredentialId, pause: Option<(Timestamp, Pause)>) -> Result<(), StoreError>;
+    /// The pause that was kept, even when it is over.
+    async fn pause(&self, id: CredentialId) -> Result<Option<(Timestamp, Pause)>, StoreError>;
     #[allow(missing_docs)]
     async fn credential(&self, id: CredentialId) -> Result<Option<Credential>, StoreError>;
     /// All of a project, by id.

@@ -57,11 +57,17 @@ async fn a_credential_that_cannot_work_is_refused_with_the_place() {
             "invalid_value",
             "/retry/schedule/0",
         ),
+        (json!({"channel": "telegram", "secrets": secrets, "retry": {"tries": 3}}), "invalid_value", "/retry"),
+        (json!({"channel": "telegram", "secrets": secrets, "retry": ["5s"]}), "wrong_type", "/retry"),
+        (json!({"channel": "telegram", "secrets": secrets, "retry": {"tries": "hidden"}}), "wrong_type", "/retry/tries"),
         (json!({"channel": "telegram", "config": {"chat_id": 1}, "secrets": secrets, "chanel": 1}), "unknown_field", "/chanel"),
     ] {
         let got = host.post("/api/projects/ext:shop-1/credentials", body).await;
         got.problem(422, code).at(pointer);
         assert!(!got.text.contains("hidden"));
+        for word in ["struct ", "untagged", "u32", "sequence"] {
+            assert!(!got.text.contains(word), "{}", got.text);
+        }
     }
 }
 

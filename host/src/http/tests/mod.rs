@@ -122,6 +122,8 @@ impl Dispatch for Quiet {
 
     fn credential_changed(&self, _: CredentialId) {}
 
+    fn credential_mended(&self, _: CredentialId) {}
+
     fn state(&self, _: CredentialId) -> Option<LaneState> {
         None
     }

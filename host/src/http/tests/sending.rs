@@ -34,6 +34,13 @@ async fn what_bad_requests_get() {
     let (webhook, _) = host.shop().await;
     for (body, status, code, pointer) in [
         (json!({"project": "ext:shop-1", "naem": "Ivan"}), 422, "unknown_field", "/naem"),
+        (json!(["ext:shop-1", null, null, null, "Ivan"]), 422, "wrong_type", ""),
+        (json!({"project": "ext:shop-1", "name": "x", "value": ["1500.00", "RUB"]}), 422, "wrong_type", "/value"),
+        (json!({"project": "ext:shop-1", "name": "x", "origin": ["https://page.example"]}), 422, "wrong_type", "/origin"),
+        (json!({"project": "ext:shop-1", "name": "x", "callbacks": [[], [], []]}), 422, "wrong_type", "/callbacks"),
+        (json!({"project": "ext:shop-1", "name": "x", "integrations": [["webhook"]]}), 422, "wrong_type", "/integrations/0"),
+        (json!({"project": "ext:shop-1", "name": "x", "delay_sec": "soon"}), 422, "wrong_type", "/delay_sec"),
+        (json!({"project": "ext:shop-1", "name": "x", "origin": {"page": "x".repeat(2_049)}}), 422, "invalid_length", "/origin/page"),
         (json!({"project": "ext:shop-1", "name": 7}), 422, "wrong_type", "/name"),
         (json!({"project": "ext:shop-1", "name": "x", "phones": ["1", 2]}), 422, "wrong_type", "/phones/1"),
         (json!({"project": "ext:shop-1", "name": "x", "origin": {"utm": "x"}}), 422, "unknown_field", "/origin/utm"),

@@ -16,6 +16,43 @@ pub(super) struct Stamp {
     len: u64,
     mtime: (i64, i64),
     inode: u64,
+    /// Not a file, or not one whose name can be used.
+    unusable: Option<Unusable>,
+}
+
+/// Why something that is called `….wasm` is not even opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unusable {
+    Name,
+    DeadLink,
+    Folder,
+    Special,
+}
+
+impl Unusable {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Name => "the file's name is not UTF-8; rename it",
+            Self::DeadLink => "it is a link to a file that is not there, or that may not be reached",
+            Self::Folder => "it is a folder and not a file",
+            Self::Special => "it is a pipe, socket or device and not a file",
+        }
+    }
+}
+
+impl Stamp {
+    /// `None`: it vanished meanwhile.
+    fn of(path: &Path, unusable_name: bool) -> Option<Self> {
+        // Follows links.
+        let (meta, unusable) = match std::fs::metadata(path) {
+            _ if unusable_name => (std::fs::symlink_metadata(path).ok()?, Some(Unusable::Name)),
+            Ok(meta) if meta.is_file() => (meta, None),
+            Ok(meta) if meta.is_dir() => (meta, Some(Unusable::Folder)),
+            Ok(meta) => (meta, Some(Unusable::Special)),
+            Err(_) => (std::fs::symlink_metadata(path).ok()?, Some(Unusable::DeadLink)),
+        };
+        Some(Self { len: meta.len(), mtime: (meta.mtime(), meta.mtime_nsec()), inode: meta.ino(), unusable })
+    }
 }
 
 /// What was made of a file.
@@ -52,7 +89,10 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn read(self) -> Changed {
-        let bytes = read_bounded(&self.path);
+        let bytes = match self.stamp.unusable {
+            Some(unusable) => Err(unusable.reason().to_owned()),
+            None => read_bounded(&self.path),
+        };
         let digest = bytes.as_ref().map(|bytes| Sha256::digest(bytes).into()).unwrap_or_default();
         Changed { name: self.name, stamp: self.stamp, digest, bytes }
     }
@@ -125,6 +165,7 @@ impl Files {
         // What was taken out of the folder stays out, even when a broken file of its name appears later.
         self.index.retain(|name, _| found.contains_key(name));
         let new = |(name, stamp): &(String, Stamp)| self.files.get(name).is_none_or(|file| file.stamp != *stamp);
+        // The name of what is opened is UTF-8, and so the one in the folder.
         found.into_iter().filter(new).map(|(name, stamp)| Found { path: self.channels.join(&name), name, stamp }).collect()
     }
 
@@ -132,14 +173,15 @@ impl Files {
         let mut found = BTreeMap::new();
         for entry in std::fs::read_dir(&self.channels)? {
             let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
+            let (name, unusable_name) = match entry.file_name().into_string() {
+                Ok(name) => (name, false),
+                Err(name) => (name.to_string_lossy().into_owned(), true),
+            };
             if !name.ends_with(".wasm") || name.starts_with('.') {
                 continue;
             }
-            // Follows links; a file that vanished meanwhile is not there.
-            let Ok(meta) = std::fs::metadata(entry.path()) else { continue };
-            if meta.is_file() {
-                found.insert(name, Stamp { len: meta.len(), mtime: (meta.mtime(), meta.mtime_nsec()), inode: meta.ino() });
+            if let Some(stamp) = Stamp::of(&entry.path(), unusable_name) {
+                found.insert(name, stamp);
             }
         }
         Ok(found)

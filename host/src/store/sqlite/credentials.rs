@@ -10,7 +10,7 @@ use super::words::Word;
 use super::writer::Tx;
 use super::{answers, to_json};
 use crate::model::{Credential, CredentialId, CredentialState, ProjectId, StateReason, Timestamp};
-use crate::store::{StoreError, Written};
+use crate::store::{Pause, StoreError, Written};
 
 pub(super) async fn create(tx: &mut Tx, credential: &Credential, keep: &Keep) -> Result<Written<()>, StoreError> {
     if let Some(written) = answers::before(tx, keep.as_ref(), credential.created_at).await? {
@@ -75,9 +75,29 @@ pub(super) async fn sealing_keys(readers: &SqlitePool) -> Result<Vec<String>, St
     query.fetch_all(readers).await?.into_iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
+pub(super) async fn set_pause(tx: &mut Tx, id: CredentialId, pause: Option<(Timestamp, Pause)>) -> Result<(), StoreError> {
+    let query = match pause {
+        Some((until, why)) => sqlx::query("insert or replace into lane_pauses (credential_id, until, why) values ($1, $2, $3)")
+            .bind(id.uuid())
+            .bind(until.as_millis())
+            .bind(why.word()),
+        None => sqlx::query("delete from lane_pauses where credential_id = $1").bind(id.uuid()),
+    };
+    query.execute(&mut tx.conn).await?;
+    Ok(())
+}
+
+pub(super) async fn pause(readers: &SqlitePool, id: CredentialId) -> Result<Option<(Timestamp, Pause)>, StoreError> {
+    let row = sqlx::query("select until, why from lane_pauses where credential_id = $1").bind(id.uuid()).fetch_optional(readers).await?;
+    row.map(|row| Ok((time(row.try_get(0)?), Pause::read(row.try_get(1)?)?))).transpose()
+}
+
 /// Deletes the credential and its small state.
 pub(super) async fn delete(tx: &mut Tx, id: CredentialId) -> Result<(), StoreError> {
-    let query = sqlx::query("delete from kv where credential_id = $1; delete from credentials where id = $1").bind(id.uuid());
+    let query = sqlx::query(
+        "delete from kv where credential_id = $1; delete from lane_pauses where credential_id = $1; delete from credentials where id = $1",
+    )
+    .bind(id.uuid());
     query.execute(&mut tx.conn).await?;
     Ok(())
 }

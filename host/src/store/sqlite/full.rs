@@ -63,7 +63,11 @@ async fn a_full_disk_refuses_and_recovers() {
     assert!(matches!(&refused, StoreError::Unavailable(why) if why.contains("full")), "{refused}");
     assert!(!acknowledged.is_empty());
     assert_eq!(store.backlog(), acknowledged.len() as u64);
+    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(why)) if why.contains("the disk is full")));
     limit_to(&store, 1_000).await;
+    // No request need fail or succeed for it: who asks whether the store is well again finds out.
+    store.failing.forget_probe();
+    store.ping().await.unwrap();
     let after = intake(1_000);
     acknowledged.push(after.lead.id);
     store.accept(after).await.unwrap();

@@ -1,9 +1,11 @@
 //! Lists of leads, batches and deliveries: a walk along an index ([`Walk`]), and what is asked of each row.
 
+use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
+use super::page::{Columns, Room};
 use super::read::{BATCH_COLUMNS, DELIVERY, batch_row, delivery_row, lead_record};
 use super::walk::{Bound, LOOK, Of, Walk, doc_cursor, matching};
 use super::words::Word;
@@ -163,17 +165,22 @@ impl<'q> Listing<'q> {
     async fn page<T>(
         &self,
         conn: &mut SqliteConnection,
-        columns: &str,
+        columns: Columns,
         limit: u32,
         read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
     ) -> Result<(Vec<(Uuid, T)>, Option<Uuid>), StoreError> {
-        let rows = self.rows(columns, limit).build().fetch_all(&mut *conn).await?;
-        let shown = rows.iter().take(limit as usize);
-        let items = shown.map(|row| Ok((self.place(row)?, read(row)?))).collect::<Result<Vec<_>, StoreError>>()?;
-        if rows.len() > limit as usize {
-            let next = items.last().map(|(place, _)| *place);
-            return Ok((items, next));
+        let mut items = Vec::new();
+        let mut room = Room::new(limit, columns);
+        let mut sql = self.rows(columns.sql, limit);
+        let mut rows = sql.build().fetch(&mut *conn);
+        while let Some(row) = rows.try_next().await? {
+            if !room.takes(&row)? {
+                let next = items.last().map(|(place, _)| *place);
+                return Ok((items, next));
+            }
+            items.push((self.place(&row)?, read(&row)?));
         }
+        drop(rows);
         let end = self.end().build().fetch_one(&mut *conn).await?;
         let more = end.try_get::<i64, _>(0)? >= i64::from(LOOK);
         let next = if more { Some(self.place(&end)?) } else { None };
@@ -244,20 +251,27 @@ fn found<T>((items, next): (Vec<(Uuid, T)>, Option<Uuid>)) -> Found<T> {
     Found { items: items.into_iter().map(|(_, item)| item).collect(), next: next.map(Cursor::below) }
 }
 
-const LEAD_COLUMNS: &str = "l.payload, l.status";
+const LEADS: Columns = Columns { sql: "l.payload, l.status", large: &[0] };
+const BATCHES: Columns = Columns { sql: BATCH_COLUMNS, large: &[11] };
+/// Refs and settings are large.
+const DELIVERIES: Columns = Columns { sql: DELIVERY, large: &[11, 13] };
+
+const fn ids(sql: &'static str) -> Columns {
+    Columns { sql, large: &[] }
+}
 
 pub(super) async fn leads(pool: &SqlitePool, query: &ListQuery) -> Result<Found<LeadRecord>, StoreError> {
-    leads_as(pool, query, LEAD_COLUMNS, bounded(query.limit), lead_record).await
+    leads_as(pool, query, LEADS, bounded(query.limit), lead_record).await
 }
 
 pub(super) async fn lead_ids(pool: &SqlitePool, query: &ListQuery) -> Result<Found<LeadId>, StoreError> {
-    leads_as(pool, query, "l.id", query.limit.clamp(1, LOOK), |row| Ok(LeadId::from_uuid(row.try_get(0)?))).await
+    leads_as(pool, query, ids("l.id"), query.limit.clamp(1, LOOK), |row| Ok(LeadId::from_uuid(row.try_get(0)?))).await
 }
 
 async fn leads_as<T>(
     pool: &SqlitePool,
     query: &ListQuery,
-    columns: &str,
+    columns: Columns,
     limit: u32,
     read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
 ) -> Result<Found<T>, StoreError> {
@@ -272,23 +286,23 @@ pub(super) async fn batches(pool: &SqlitePool, query: &ListQuery) -> Result<Foun
     let (kind, limit) = (Kind::Batches(status), bounded(query.limit));
     let mut tx = pool.begin().await?;
     if goes_by_lead(query, kind) {
-        return by_lead(&mut tx, query, kind, BATCH_COLUMNS, limit, batch_row).await;
+        return by_lead(&mut tx, query, kind, BATCHES, limit, batch_row).await;
     }
-    Ok(found(Listing::new(query, kind, bound(query)).page(&mut tx, BATCH_COLUMNS, limit, batch_row).await?))
+    Ok(found(Listing::new(query, kind, bound(query)).page(&mut tx, BATCHES, limit, batch_row).await?))
 }
 
 pub(super) async fn deliveries(pool: &SqlitePool, query: &ListQuery) -> Result<Found<Delivery>, StoreError> {
-    deliveries_as(pool, query, DELIVERY, bounded(query.limit), delivery_row).await
+    deliveries_as(pool, query, DELIVERIES, bounded(query.limit), delivery_row).await
 }
 
 pub(super) async fn delivery_ids(pool: &SqlitePool, query: &ListQuery) -> Result<Found<DeliveryId>, StoreError> {
-    deliveries_as(pool, query, "d.id", query.limit.clamp(1, LOOK), |row| Ok(DeliveryId::from_uuid(row.try_get(0)?))).await
+    deliveries_as(pool, query, ids("d.id"), query.limit.clamp(1, LOOK), |row| Ok(DeliveryId::from_uuid(row.try_get(0)?))).await
 }
 
 async fn deliveries_as<T>(
     pool: &SqlitePool,
     query: &ListQuery,
-    columns: &str,
+    columns: Columns,
     limit: u32,
     read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
 ) -> Result<Found<T>, StoreError> {
@@ -335,24 +349,29 @@ async fn by_lead<T>(
     conn: &mut SqliteConnection,
     query: &ListQuery,
     kind: Kind,
-    columns: &str,
+    columns: Columns,
     limit: u32,
     read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
 ) -> Result<Found<T>, StoreError> {
     let leads_asked = lead_query(query);
     let (mut begin, mut within) = (bound(query), query.before.and_then(|cursor| cursor.within));
     let mut items: Vec<T> = Vec::new();
+    let mut room = Room::new(limit, columns);
     let mut last = None;
     for _ in 0..ROUNDS {
         let listing = Listing::new(&leads_asked, Kind::Leads(None), begin);
         let read_id = |row: &SqliteRow| Ok(row.try_get::<Uuid, _>(0)?);
-        let (leads, next) = listing.page(conn, "l.id", LEADS_AT_ONCE, read_id).await?;
+        let (leads, next) = listing.page(conn, ids("l.id"), LEADS_AT_ONCE, read_id).await?;
         for (n, id, row) in of_leads(conn, query, kind, columns, leads.iter().map(|(_, id)| *id)).await? {
             let Some((place, _)) = leads.get(n) else { continue };
             if n == 0 && within.is_some_and(|within| id >= within) {
                 continue;
             }
-            if items.len() == limit as usize {
+            if room.is_full() {
+                return Ok(Found { items, next: last });
+            }
+            let row = if columns.large.is_empty() { row } else { one_sql(kind, columns, id).build().fetch_one(&mut *conn).await? };
+            if !room.takes(&row)? {
                 return Ok(Found { items, next: last });
             }
             items.push(read(&row)?);
@@ -365,11 +384,12 @@ async fn by_lead<T>(
 }
 
 /// The rows of these leads that fit: the lead's number, the row's own id, the row; in the order of the leads, newest first.
+/// A row that may be large comes without its columns, to be read when there is room for it ([`one_sql`]).
 async fn of_leads(
     conn: &mut SqliteConnection,
     query: &ListQuery,
     kind: Kind,
-    columns: &str,
+    columns: Columns,
     leads: impl Iterator<Item = Uuid>,
 ) -> Result<Vec<(usize, Uuid, SqliteRow)>, StoreError> {
     let rows = of_leads_sql(query, kind, columns, leads).build().fetch_all(conn).await?;
@@ -381,11 +401,12 @@ async fn of_leads(
     Ok(found)
 }
 
-fn of_leads_sql(query: &ListQuery, kind: Kind, columns: &str, leads: impl Iterator<Item = Uuid>) -> QueryBuilder<Sqlite> {
+fn of_leads_sql(query: &ListQuery, kind: Kind, columns: Columns, leads: impl Iterator<Item = Uuid>) -> QueryBuilder<Sqlite> {
     let (numbers, ids) = packed(leads);
     let own = if matches!(kind, Kind::Deliveries(_)) { "d.id" } else { "b.id" };
     let mut sql = QueryBuilder::new("select ");
-    sql.push(columns).push(format_args!(", r.key as lead_number, {own} as own_id from json_each("));
+    sql.push(if columns.large.is_empty() { columns.sql } else { "null" })
+        .push(format_args!(", r.key as lead_number, {own} as own_id from json_each("));
     sql.push_bind(numbers).push(") r cross join batches b on b.lead_id = substr(").push_bind(ids).push(", 16 * r.key + 1, 16)");
     match kind {
         Kind::Deliveries(status) => {
@@ -398,6 +419,17 @@ fn of_leads_sql(query: &ListQuery, kind: Kind, columns: &str, leads: impl Iterat
         }
         Kind::Leads(_) => {}
     }
+    sql
+}
+
+/// One batch or delivery.
+fn one_sql(kind: Kind, columns: Columns, id: Uuid) -> QueryBuilder<Sqlite> {
+    let mut sql = QueryBuilder::new("select ");
+    sql.push(columns.sql).push(match kind {
+        Kind::Deliveries(_) => " from deliveries d left join jobs j on j.id = d.id where d.id = ",
+        _ => " from batches b where b.id = ",
+    });
+    sql.push_bind(id);
     sql
 }
 
@@ -416,7 +448,7 @@ fn packed(ids: impl Iterator<Item = Uuid>) -> (String, Vec<u8>) {
 /// Every statement of the three lists for these conditions, by the list's name.
 pub(super) fn statements(query: &ListQuery) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
-    let mut add = |kind: Kind, columns: &str| {
+    let mut add = |kind: Kind, columns: Columns| {
         let name = match kind {
             Kind::Leads(_) => "leads",
             Kind::Batches(_) => "batches",
@@ -425,21 +457,23 @@ pub(super) fn statements(query: &ListQuery) -> Vec<(&'static str, String)> {
         if goes_by_lead(query, kind) {
             let leads_asked = lead_query(query);
             let listing = Listing::new(&leads_asked, Kind::Leads(None), bound(query));
-            let rows = of_leads_sql(query, kind, columns, [Uuid::nil()].into_iter());
-            all.extend([listing.rows("l.id", 50), listing.end(), rows].map(|sql| (name, sql)));
+            let rows = |columns| of_leads_sql(query, kind, columns, [Uuid::nil()].into_iter());
+            let own = ids(if matches!(kind, Kind::Deliveries(_)) { "d.id" } else { "b.id" });
+            let read = [rows(columns), rows(own), one_sql(kind, columns, Uuid::nil())];
+            all.extend([listing.rows("l.id", 50), listing.end()].into_iter().chain(read).map(|sql| (name, sql)));
         } else {
             let listing = Listing::new(query, kind, bound(query));
-            all.extend([listing.rows(columns, 50), listing.end()].map(|sql| (name, sql)));
+            all.extend([listing.rows(columns.sql, 50), listing.end()].map(|sql| (name, sql)));
         }
     };
     if let Some(status) = asked(query) {
-        add(Kind::Leads(status), LEAD_COLUMNS);
+        add(Kind::Leads(status), LEADS);
     }
     if let Some(status) = asked(query) {
-        add(Kind::Batches(status), BATCH_COLUMNS);
+        add(Kind::Batches(status), BATCHES);
     }
     if let Some(status) = asked(query) {
-        add(Kind::Deliveries(status), DELIVERY);
+        add(Kind::Deliveries(status), DELIVERIES);
     }
     all.into_iter().map(|(name, sql)| (name, sql.into_string())).collect()
 }

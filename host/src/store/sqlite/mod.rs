@@ -12,6 +12,7 @@ mod bulk;
 mod credentials;
 mod direct;
 mod error;
+mod failing;
 mod finish;
 #[cfg(test)]
 mod full;
@@ -20,6 +21,7 @@ mod lead_cache;
 mod lease;
 mod lists;
 mod open;
+mod page;
 #[cfg(test)]
 mod plans;
 mod read;
@@ -43,7 +45,7 @@ use sqlx::{Row, SqlitePool};
 use self::accept::Accepting;
 use super::{
     Accepted, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery,
-    Page, Pruned, Slice, Sliced, Store, StoreError, StoredAnswer, Written,
+    Page, Pause, Pruned, Slice, Sliced, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
     ApiKey, Attempt, Batch, BatchId, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId, LeadRecord, Pin,
@@ -72,6 +74,7 @@ pub struct SqliteStore {
     ended: tokio::sync::Mutex<Option<tokio::sync::oneshot::Receiver<()>>>,
     readers: SqlitePool,
     backlog: Arc<AtomicU64>,
+    failing: Arc<failing::Failing>,
 }
 
 impl SqliteStore {
@@ -131,7 +134,11 @@ impl Store for SqliteStore {
         }
         let row = sqlx::query("select max(version) from _sqlx_migrations where success").fetch_one(&self.readers).await?;
         let (found, known) = (row.try_get::<i64, _>(0)?, open::MIGRATIONS.iter().map(|migration| migration.version).max());
-        if Some(found) == known { Ok(()) } else { Err(StoreError::Defect(format!("the schema is {found}, this binary knows {known:?}"))) }
+        if Some(found) == known {
+            failing::check(&self.failing, &self.writer).await
+        } else {
+            Err(StoreError::Defect(format!("the schema is {found}, this binary knows {known:?}")))
+        }
     }
 
     fn backlog(&self) -> u64 {
@@ -333,6 +340,14 @@ impl Store for SqliteStore {
 
     /// A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it is still
     /// there, to be deleted again.
+    async fn set_pause(&self, id: CredentialId, pause: Option<(Timestamp, Pause)>) -> Result<(), StoreError> {
+        write!(self, tx, [id, pause], credentials::set_pause(tx, *id, *pause))
+    }
+
+    async fn pause(&self, id: CredentialId) -> Result<Option<(Timestamp, Pause)>, StoreError> {
+        credentials::pause(&self.readers, id).await
+    }
+
     async fn sealing_keys(&self) -> Result<Vec<String>, StoreError> {
         credentials::sealing_keys(&self.readers).await
     }

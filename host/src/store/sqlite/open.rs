@@ -1,6 +1,7 @@
 //! Opening the database file: one process, the newest schema, one connection that writes and a few that read.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,9 +12,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Row};
 
 use super::direct::Direct;
+use super::failing::Failing;
 use super::lead_cache::LeadCache;
 use super::writer::{self, Tx};
-use super::{SqliteStore, StoreOptions};
+use super::{SqliteStore, StoreOptions, page};
+use crate::private;
 use crate::store::StoreError;
 
 /// The schema, built into the binary.
@@ -27,6 +30,7 @@ const BUSY: Duration = Duration::from_secs(5);
 
 pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteStore, StoreError> {
     let lock = lock(path).await?;
+    keep_private(path)?;
     let writing = connect_options(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
@@ -51,12 +55,13 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         .test_before_acquire(false)
         .idle_timeout(None)
         .max_lifetime(None)
-        .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-2048"));
+        .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-2048").row_buffer_size(page::READ_AHEAD));
     let shared = Arc::new(AtomicU64::new(backlog));
     let db = Direct::over(&mut conn).await?;
     let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()) };
-    let (writer, ended) = writer::start(tx, writing.create_if_missing(false), shared.clone(), lock)?;
-    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared })
+    let failing = Arc::new(Failing::default());
+    let (writer, ended) = writer::start(tx, writing.create_if_missing(false), shared.clone(), failing.clone(), lock)?;
+    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared, failing })
 }
 
 /// Whoever sent was a process that has ended: this one holds the lock. Its leases need not run out, so the jobs are due as
@@ -72,6 +77,15 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// The database and what SQLite keeps beside it, which gets the rights of the database when it is made.
+fn keep_private(path: &Path) -> Result<(), StoreError> {
+    private::file(path).map_err(|why| StoreError::Unavailable(format!("{} cannot be opened for writing: {why}", path.display())))?;
+    for beside in ["-wal", "-shm", "-journal", ".lock"] {
+        private::tighten(Path::new(&format!("{}{beside}", path.display())));
+    }
+    Ok(())
+}
+
 fn not_opened(path: &Path, error: StoreError) -> StoreError {
     let path = path.display();
     match error {
@@ -85,7 +99,7 @@ fn not_opened(path: &Path, error: StoreError) -> StoreError {
 async fn lock(path: &Path) -> Result<File, StoreError> {
     let lock_path = PathBuf::from(format!("{}.lock", path.display()));
     let failed = |why: std::io::Error| StoreError::Unavailable(format!("{} cannot be opened for writing: {why}", lock_path.display()));
-    let file = File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock_path).map_err(failed)?;
     let mut waited = Duration::ZERO;
     loop {
         match file.try_lock() {

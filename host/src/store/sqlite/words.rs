@@ -1,7 +1,7 @@
 //! How enums are spelt in the tables: as in the API.
 
 use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, LeadStatus, PinState, TaskKind, TaskStatus};
-use crate::store::StoreError;
+use crate::store::{Pause, StoreError};
 
 /// A word of a table's column.
 pub(super) trait Word: Copy + Sized + 'static {
@@ -49,6 +49,7 @@ words!(CredentialState {
     Active => "active", Paused => "paused", Invalid => "invalid", BreakerOpen => "breaker_open",
     Throttled => "throttled", PluginMissing => "plugin_missing",
 });
+words!(Pause { Throttled => "throttled", BreakerOpen => "breaker_open" });
 words!(TaskKind {
     DeliveriesRetry => "deliveries_retry", LeadsResend => "leads_resend", CredentialCancel => "credential_cancel",
 });

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept::{self, Accepting};
 use super::direct::Direct;
 use super::error::is_refusal;
+use super::failing::Failing;
 use super::finish;
 use super::lead_cache::LeadCache;
 use crate::store::{Changed, Finish, StoreError};
@@ -112,12 +113,13 @@ pub(super) fn start(
     tx: Tx,
     options: SqliteConnectOptions,
     backlog: Arc<AtomicU64>,
+    failing: Arc<Failing>,
     keep: impl Send + 'static,
 ) -> Result<(Handle, oneshot::Receiver<()>), StoreError> {
     let (commands, inbox) = mpsc::channel(WAITING);
     let (ended, told) = oneshot::channel();
     let stop = CancellationToken::new();
-    let writer = Writer { tx, options, backlog, stop: stop.clone() };
+    let writer = Writer { tx, options, backlog, failing, stop: stop.clone() };
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
         runtime.block_on(writer.run(inbox));
@@ -136,6 +138,7 @@ struct Writer {
     tx: Tx,
     options: SqliteConnectOptions,
     backlog: Arc<AtomicU64>,
+    failing: Arc<Failing>,
     stop: CancellationToken,
 }
 
@@ -193,6 +196,7 @@ impl Writer {
             }
         }
         self.backlog.store(self.tx.backlog, Ordering::Relaxed);
+        self.failing.note(&done);
         done
     }
 
