@@ -2,10 +2,12 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 mod batching;
+mod callbacks;
 mod crash;
 mod doubt;
 mod drop_in;
 mod email_channel;
+mod fallbacks;
 mod first_lead;
 mod hostile;
 mod logs;
@@ -15,6 +17,7 @@ mod parking;
 mod registry;
 mod retries;
 mod secrets_search;
+mod send_batch;
 mod sending_api;
 mod store_contract;
 mod telegram_channel;

@@ -6,12 +6,16 @@ pub mod answer;
 pub mod api_keys;
 pub mod auth;
 pub mod batches;
+pub mod callback_secret;
+pub mod callbacks;
 pub mod channels;
 mod credential_rules;
 pub mod credentials;
 pub mod error;
+pub mod fallbacks;
 pub mod frame;
 pub mod health;
+pub mod inline;
 pub mod input;
 pub mod integrations;
 pub mod leads;
@@ -47,6 +51,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(batches::cancel))
         .routes(routes!(projects::create, projects::list))
         .routes(routes!(projects::show, projects::change))
+        .routes(routes!(callback_secret::rotate))
         .routes(routes!(credentials::create_in_project, credentials::list_of_project))
         .routes(routes!(credentials::create_in_entity, credentials::list_of_entity))
         .routes(routes!(credentials::show, credentials::replace, credentials::change, credentials::delete))

@@ -20,14 +20,21 @@ use crate::store::{Finish, JobRef, LaneQuota, Leased, Next, StoreError};
 const LANES_PER_LEASE: usize = 64;
 /// Jobs of one lane in one lease statement.
 const JOBS_PER_LANE: u32 = 500;
+/// Timers that one transaction deals with.
+const TIMERS_PER_TURN: u32 = 100;
 /// Pause after the store failed.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Works until `stop`; returns when the calls in flight have ended.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut plugins = shared.deps.registry.changes();
-    let mut dispatcher =
-        Dispatcher { queue: Queue::default(), calls: JoinSet::new(), next_sweep: shared.deps.clock.now(), shared: &shared };
+    let mut dispatcher = Dispatcher {
+        queue: Queue::default(),
+        calls: JoinSet::new(),
+        next_sweep: shared.deps.clock.now(),
+        next_timer: None,
+        shared: &shared,
+    };
     loop {
         if plugins.has_changed().unwrap_or(false) {
             plugins.mark_unchanged();
@@ -51,6 +58,8 @@ struct Dispatcher<'a> {
     queue: Queue,
     calls: JoinSet<()>,
     next_sweep: Timestamp,
+    /// When the store next has something to do by time alone, as far as is known.
+    next_timer: Option<Timestamp>,
 }
 
 impl Dispatcher<'_> {
@@ -73,6 +82,8 @@ impl Dispatcher<'_> {
         if self.now() >= self.next_sweep {
             self.sweep().await;
         }
+        // Before leasing: what is past its deadline is not sent.
+        self.fire_timers().await;
         let more = self.lease_ready().await;
         let now = self.now();
         if let Err(error) = more {
@@ -80,13 +91,14 @@ impl Dispatcher<'_> {
             return now.plus(STORE_PAUSE);
         }
         let next_lane = if self.capacity() == 0 { None } else { self.queue.next_at() };
-        self.mark_idle(next_lane, now);
-        next_lane.map_or(self.next_sweep, |at| at.min(self.next_sweep))
+        let next = next_lane.into_iter().chain(self.next_timer).min();
+        self.mark_idle(next, now);
+        next.map_or(self.next_sweep, |at| at.min(self.next_sweep))
     }
 
-    fn mark_idle(&self, next_lane: Option<Timestamp>, now: Timestamp) {
+    fn mark_idle(&self, next: Option<Timestamp>, now: Timestamp) {
         let inbox = lock(&self.shared.inbox);
-        let idle = inbox.is_empty() && self.calls.is_empty() && next_lane.is_none_or(|at| at > now);
+        let idle = inbox.is_empty() && self.calls.is_empty() && next.is_none_or(|at| at > now);
         self.shared.idle.send_if_modified(|was| std::mem::replace(was, idle) != idle);
     }
 
@@ -116,6 +128,7 @@ impl Dispatcher<'_> {
                     lock(&self.shared.states).remove(&id);
                 }
                 Message::Ended(ended) => self.call_ended(ended, now).await,
+                Message::Timer(due_at) => self.next_timer = Some(self.next_timer.map_or(due_at, |known| known.min(due_at))),
             }
         }
     }
@@ -189,10 +202,37 @@ impl Dispatcher<'_> {
                     self.queue.place(found.lane, now);
                 }
                 self.next_sweep = now.plus(self.shared.deps.config.sweep);
+                self.read_timers(now).await;
             }
             Err(error) => {
                 tracing::error!(%error, "the lanes could not be read; trying again");
                 self.next_sweep = now.plus(STORE_PAUSE);
+            }
+        }
+    }
+
+    async fn read_timers(&mut self, now: Timestamp) {
+        self.next_timer = self.shared.deps.store.next_timer().await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the timers could not be read; trying again");
+            Some(now.plus(STORE_PAUSE))
+        });
+    }
+
+    /// Does what is due by time alone.
+    async fn fire_timers(&mut self) {
+        let now = self.now();
+        while self.next_timer.is_some_and(|at| at <= now) {
+            match self.shared.deps.store.fire_timers(now, TIMERS_PER_TURN).await {
+                Ok((changes, more)) => {
+                    changes.iter().for_each(|changed| self.shared.followed(changed));
+                    if !more {
+                        self.read_timers(now).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "deadlines could not be looked at; trying again");
+                    self.next_timer = Some(now.plus(STORE_PAUSE));
+                }
             }
         }
     }
@@ -290,9 +330,7 @@ impl Dispatcher<'_> {
             let finish = |job: &Leased| Finish { job: job.job, attempts: Vec::new(), last: last.clone(), next: next.clone(), now };
             let changes = self.shared.deps.store.finish(leased.iter().map(finish).collect()).await?;
             for changed in changes.into_iter().flatten() {
-                if let Some(status) = changed.ended {
-                    self.shared.announce(changed.batch, status);
-                }
+                self.shared.followed(&changed);
             }
         }
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::Deps;
-use crate::model::{Credential, CredentialId, CredentialState, Project, StateReason};
+use crate::model::{CallbackSecrets, Credential, CredentialId, CredentialState, Project, Purpose, SealedSecret, StateReason};
 use crate::plugin::bindings::wit;
 use crate::plugin::call::{CallEnv, Effects};
 use crate::plugin::registry::Plugin;
 use crate::policy::outcome::Refusal;
 use crate::policy::retry::{OnDoubt, RetryPolicy};
-use crate::secrets::{SecretSet, secret_aad};
+use crate::secrets::{SecretSet, callback_secret_aad, secret_aad};
 use crate::store::StoreError;
 use crate::template::Filter;
 
@@ -70,7 +70,7 @@ pub(super) async fn prepare(deps: &Deps, id: CredentialId) -> Result<Prepared, S
             return Ok(parked(CredentialState::Invalid, "config_invalid", message, true));
         }
     };
-    match rules(deps, &credential, &plugin, &config) {
+    match rules(deps, &credential, &project, &plugin, &config) {
         Ok((policy, on_doubt, rates, filter)) => {
             let config_text = serde_json::to_string(&config).unwrap_or_default();
             Ok(Prepared::Ready(Box::new(Ready { credential, project, plugin, config, config_text, policy, on_doubt, rates, filter })))
@@ -85,11 +85,12 @@ type Rules = (RetryPolicy, OnDoubt, Vec<RateLimit>, Option<Filter>);
 fn rules(
     deps: &Deps,
     credential: &Credential,
+    project: &Project,
     plugin: &Plugin,
     config: &serde_json::Map<String, serde_json::Value>,
 ) -> Result<Rules, String> {
     let manifest = &plugin.manifest;
-    let secrets = Arc::new(open_secrets(deps, credential)?);
+    let secrets = Arc::new(open_secrets(deps, credential, project)?);
     // What every call will need: if it cannot be made, the settings are at fault and no lead.
     crate::egress::Grant::new(manifest, config, secrets.clone()).map_err(|e| e.to_string())?;
     if let Some(mail) = &manifest.mail {
@@ -130,15 +131,29 @@ fn rules(
     Ok((policy, on_doubt, rates, filter))
 }
 
-/// Decrypts all secrets of a credential; they are zeroed when the set is dropped.
-fn open_secrets(deps: &Deps, credential: &Credential) -> Result<SecretSet, String> {
+/// Decrypts all secrets of a credential, and for a callback those of the project; they are zeroed when the set is dropped.
+fn open_secrets(deps: &Deps, credential: &Credential, project: &Project) -> Result<SecretSet, String> {
     let mut secrets = SecretSet::new();
-    for (name, sealed) in &credential.secrets {
-        let aad = secret_aad(credential.id, name);
+    let mut open = |name: &str, sealed: &SealedSecret, aad: &str| {
         let text = deps.vault.open_text(&sealed.key_id, aad.as_bytes(), &sealed.sealed).map_err(|e| {
             format!("the secret `{name}` cannot be opened: {e}; enter it again, or start with the master key it was stored under")
         })?;
-        secrets.insert(name.clone(), text);
+        secrets.insert(name.to_owned(), text);
+        Ok::<_, String>(())
+    };
+    for (name, sealed) in &credential.secrets {
+        open(name, sealed, &secret_aad(credential.id, name))?;
+    }
+    if let Purpose::Callback { .. } = credential.purpose {
+        let CallbackSecrets { current, previous } = &project.callback_secrets;
+        let now = deps.clock.now();
+        let previous = previous.as_ref().filter(|(_, until)| *until > now).map(|(sealed, _)| sealed);
+        // The names under which the webhook channel signs.
+        for (name, sealed) in [("signing_secret", current.as_ref()), ("signing_secret_previous", previous)] {
+            if let Some(sealed) = sealed {
+                open(name, sealed, &callback_secret_aad(project.id))?;
+            }
+        }
     }
     Ok(secrets)
 }
@@ -178,7 +193,7 @@ impl Ready {
     ) -> Result<Arc<CallEnv>, Refusal> {
         let invalid = |message: String| Refusal::new("config_invalid", message);
         let manifest = self.plugin.manifest.clone();
-        let secrets = Arc::new(open_secrets(deps, &self.credential).map_err(invalid)?);
+        let secrets = Arc::new(open_secrets(deps, &self.credential, &self.project).map_err(invalid)?);
         let with_settings = settings.map(|settings| self.with_settings(settings)).transpose().map_err(invalid)?;
         let (config, config_text) = match &with_settings {
             Some((config, text)) => (config, text.clone()),

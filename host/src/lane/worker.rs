@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::effects::{DeliverEffects, Kv, Settled};
 use super::ready::Ready;
 use super::{Shared, convert};
-use crate::model::{AttemptId, AttemptOutcome, CredentialId, DeliveryStatus, Exchange, Timestamp};
+use crate::model::{AttemptId, AttemptOutcome, CredentialId, DeliveryStatus, Exchange, Purpose, Timestamp};
 use crate::plugin::call::{self, CallReport};
 use crate::policy::breaker::Signal;
 use crate::policy::outcome::{CallEnd, Outcome, Refusal, Stop, Verdict};
@@ -129,6 +129,10 @@ impl Call<'_> {
 
     fn fields(&self, leased: &Leased, now: Timestamp) -> Result<String, Box<Verdict>> {
         let credential = &self.ready.credential;
+        if let Some(event) = &leased.event {
+            let fields = convert::event_fields(event, &leased.lead, self.ready, now);
+            return fields.map_err(|why| Box::new(Verdict::Rejected(why)));
+        }
         if self.ready.filter.is_none() && credential.mapping.is_empty() {
             return Ok("{}".into());
         }
@@ -241,7 +245,9 @@ impl Call<'_> {
         if !report.notes.is_empty() {
             end = with_notes(end, &report.notes);
         }
+        let refused = self.nobody_mends(&end);
         match &end {
+            _ if refused.is_some() => ended.signal = Some(Signal::Bad),
             CallEnd::Returned => {}
             CallEnd::Failed(_) => ended.signal = Some(Signal::Bad),
             CallEnd::Stopped(stop) => {
@@ -256,14 +262,27 @@ impl Call<'_> {
         }
         let mut finishes = Vec::new();
         for job in work.iter_mut().filter_map(Option::take) {
-            let outcome = Outcome::Unsettled { end: end.clone(), maybe_sent: report.maybe_sent };
+            let unsettled = refused.clone().map_or_else(|| end.clone(), CallEnd::Failed);
+            let outcome = Outcome::Unsettled { end: unsettled, maybe_sent: report.maybe_sent };
             if end == CallEnd::Returned {
                 ended.signal = Some(Signal::Bad);
             }
-            let decision = retry::next(&outcome, self.standing(&job.leased), self.now(), jitter());
+            let decision = match (&refused, &self.ready.credential.purpose) {
+                // It is gone when its batch ends, and nobody can write it again.
+                (Some(why), Purpose::Send) => self.refused(why),
+                _ => retry::next(&outcome, self.standing(&job.leased), self.now(), jitter()),
+            };
             finishes.push(self.decided(job, decision, report.exchanges.clone()));
         }
         self.finish(finishes, ended).await;
+    }
+
+    /// Why a call stopped that would park a lane until an admin acts, where the credential is the host's own and has none:
+    /// then it is the delivery that fails.
+    fn nobody_mends(&self, end: &CallEnd) -> Option<Refusal> {
+        let CallEnd::Stopped(stop) = end else { return None };
+        let (why, lane) = retry::stopped(stop);
+        (lane == LaneStop::Invalid && self.ready.credential.purpose != Purpose::Standing).then_some(why)
     }
 
     /// Writes, and tells who waits. A database that is away is tried again until the leases must be over anyway; then
@@ -286,9 +305,7 @@ impl Call<'_> {
             match self.shared.deps.store.finish(finishes.clone()).await {
                 Ok(changes) => {
                     for changed in changes.into_iter().flatten() {
-                        if let Some(status) = changed.ended {
-                            self.shared.announce(changed.batch, status);
-                        }
+                        self.shared.followed(&changed);
                     }
                     break;
                 }

@@ -30,5 +30,5 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
-pub use exports::leadwire::channel::outbound as wit_outbound;
 pub use self::leadwire::channel as wit;
+pub use exports::leadwire::channel::outbound as wit_outbound;

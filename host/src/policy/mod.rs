@@ -2,6 +2,7 @@
 
 pub mod batch_status;
 pub mod breaker;
+pub mod callbacks;
 pub mod dedup;
 pub mod fanout;
 pub mod intake;

@@ -16,8 +16,9 @@ use async_trait::async_trait;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
-    ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, Credential, CredentialId, CredentialState,
-    Delivery, DeliveryId, Exchange, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin, Project, ProjectId, StateReason, Timestamp,
+    ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Credential, CredentialId,
+    CredentialState, Delivery, DeliveryId, DeliveryKind, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin,
+    Project, ProjectId, StateReason, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
@@ -97,6 +98,30 @@ pub struct Intake {
     pub correlation: String,
     /// The key, and how to make the answer that is kept for it.
     pub idempotency: Option<(Idempotency, AnswerOf)>,
+    /// What few leads have.
+    pub extras: IntakeExtras,
+}
+
+/// What a send may ask for beside its deliveries.
+#[derive(Debug, Default)]
+pub struct IntakeExtras {
+    /// Credentials for this batch alone, written with it; `BatchOptions::inline` names them.
+    pub credentials: Vec<Credential>,
+    /// When what was not sent ends as failed.
+    pub deadline_at: Option<Timestamp>,
+    /// What is done about deliveries that are not delivered in time.
+    pub watches: Vec<Watch>,
+}
+
+/// A fallback rule over one delivery.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watch {
+    #[allow(missing_docs)]
+    pub delivery: DeliveryId,
+    #[allow(missing_docs)]
+    pub due_at: Timestamp,
+    #[allow(missing_docs)]
+    pub rule: FallbackRule,
 }
 
 /// Makes the answer to keep for an accepted (or duplicate) lead; called once inside the transaction.
@@ -178,6 +203,10 @@ pub struct Leased {
     #[allow(missing_docs)]
     pub lead: Arc<Lead>,
     #[allow(missing_docs)]
+    pub kind: DeliveryKind,
+    /// What is told instead of the lead.
+    pub event: Option<Event>,
+    #[allow(missing_docs)]
     pub settings: Option<serde_json::Value>,
     #[allow(missing_docs)]
     pub correlation: String,
@@ -234,6 +263,24 @@ pub struct Changed {
     pub lead: LeadId,
     /// Set when this very write ended the batch: exactly once for each time it ends.
     pub ended: Option<BatchStatus>,
+    /// Lanes that this very write gave work that is due now: callbacks of the batch, fallbacks of its deliveries.
+    pub queued: Vec<CredentialId>,
+    /// Credentials that this very write erased.
+    pub erased: Vec<CredentialId>,
+}
+
+impl Changed {
+    /// A change that ended nothing and queued nothing.
+    pub fn only(batch: BatchId, lead: LeadId) -> Self {
+        Self { batch, lead, ended: None, queued: Vec::new(), erased: Vec::new() }
+    }
+
+    /// Adds what a later part of the same write changed about the same batch.
+    pub fn merge(&mut self, later: Self) {
+        self.ended = self.ended.or(later.ended);
+        self.queued.extend(later.queued);
+        self.erased.extend(later.erased);
+    }
 }
 
 /// A lane with jobs.
@@ -344,6 +391,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes attempts and next states; several calls share a transaction. For each entry, in order: what changed, or
     /// `None` when the lease was lost to another (nothing was written for it). When a delivery ends as failed in a batch
     /// with `allow_failures = false`, its siblings that are queued and have no lease end as cancelled in the same transaction.
+    /// Whatever write ends a batch (this one, a cancel, a timer, an intake without deliveries) also queues its callbacks, the
+    /// first time it ends and never again, and erases the credentials that were given for it.
     async fn finish(&self, finished: Vec<Finish>) -> Result<Vec<Option<Changed>>, StoreError>;
 
     /// Gives leases back as if they had never been taken: due now, attempts and flags as before. Lost leases are ignored.
@@ -365,8 +414,17 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a queued delivery as cancelled. `None`: no such delivery, or it is being sent or has ended.
     async fn cancel_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError>;
 
-    /// Cancels every delivery of the batch that is queued and not being sent. The count of those cancelled.
+    /// Cancels every lead's delivery of the batch that is queued and not being sent. The count of those cancelled.
     async fn cancel_batch(&self, id: BatchId, now: Timestamp) -> Result<Option<(u32, Changed)>, StoreError>;
+
+    // ---- what happens by time alone
+
+    /// When [`Store::fire_timers`] next has something to do.
+    async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Does what is due: deliveries that were not sent by their deadline end as failed with the code `deadline`, and those
+    /// not delivered in time get their fallbacks, each rule once. At most `limit` timers; whether there may be more.
+    async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError>;
 
     // ---- reading what became of leads
 
@@ -393,7 +451,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// [`StoreError::Taken`] when the external id is used.
     async fn create_project(&self, project: &Project, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError>;
-    /// Replaces all but id, external id and creation time. `false`: no such project.
+    /// Replaces all but id, external id, callback secrets and creation time. `false`: no such project.
     async fn update_project(&self, project: &Project) -> Result<bool, StoreError>;
     #[allow(missing_docs)]
     async fn project(&self, id: ProjectId) -> Result<Option<Project>, StoreError>;
@@ -427,7 +485,7 @@ pub trait Store: Send + Sync + 'static {
     async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError>;
     #[allow(missing_docs)]
     async fn credential(&self, id: CredentialId) -> Result<Option<Credential>, StoreError>;
-    /// All of a project, by id.
+    /// All of a project that an admin made, by id.
     async fn credentials(&self, project: ProjectId) -> Result<Vec<Credential>, StoreError>;
     /// Writes the host's word on it. `false`: no such credential. Does not change `version`.
     async fn set_credential_state(
@@ -437,6 +495,17 @@ pub trait Store: Send + Sync + 'static {
         reason: Option<StateReason>,
         since: Timestamp,
     ) -> Result<bool, StoreError>;
+
+    // ---- what callbacks to URLs go through
+
+    /// The host's own credential for callback URLs of this origin.
+    async fn callback_credential(&self, project: ProjectId, origin: &str) -> Result<Option<CredentialId>, StoreError>;
+    /// Writes a credential for an origin unless there is one; the id of the one there is. `None`: the project has `most`.
+    async fn ensure_callback_credential(&self, credential: &Credential, most: u32) -> Result<Option<CredentialId>, StoreError>;
+    /// Of all origins.
+    async fn callback_credentials(&self, project: ProjectId) -> Result<Vec<CredentialId>, StoreError>;
+    /// Writes the secrets over those that were read. `false`: someone else wrote first, or there is no such project.
+    async fn set_callback_secrets(&self, project: ProjectId, read: &CallbackSecrets, new: &CallbackSecrets) -> Result<bool, StoreError>;
 
     // ---- plugins' small state, plugin versions, chores
 

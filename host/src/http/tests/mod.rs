@@ -119,6 +119,8 @@ impl Dispatch for Quiet {
         self.hints.lock().unwrap().extend(lanes.iter().map(|(lane, _)| *lane));
     }
 
+    fn timer(&self, _: Timestamp) {}
+
     fn credential_changed(&self, _: CredentialId) {}
 
     fn state(&self, _: CredentialId) -> Option<LaneState> {

@@ -11,10 +11,11 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::answers::{self, Kept};
+use super::extras;
 use super::pack::Rows;
 use super::words::Word;
 use super::writer::Tx;
-use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus};
+use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus, Timestamp};
 use crate::policy::batch_status::batch_status;
 use crate::store::{Accepted, AnswerOf, DedupKey, Idempotency, Intake, NewDelivery, StoreError, Written};
 
@@ -32,15 +33,17 @@ pub(super) struct Accepting {
     deliveries: Vec<NewDelivery>,
     correlation: String,
     idempotency: Option<(Idempotency, AnswerOf)>,
+    extras: extras::Prepared,
 }
 
 impl Accepting {
     pub(super) fn new(intake: Intake) -> Result<Self, StoreError> {
-        let Intake { lead, status, dedup, batch, options, deliveries, correlation, idempotency } = intake;
+        let Intake { lead, status, dedup, batch, options, deliveries, correlation, idempotency, extras } = intake;
         let not_json = |error: serde_json::Error| StoreError::Defect(format!("a lead cannot be written: {error}"));
         let payload = serde_json::to_vec(&lead).map_err(not_json)?;
+        let extras = extras::Prepared::new(extras, &options, &deliveries)?;
         let options = options_json(&options)?;
-        Ok(Self { lead: Arc::new(lead), payload, options, status, dedup, batch, deliveries, correlation, idempotency })
+        Ok(Self { lead: Arc::new(lead), payload, options, status, dedup, batch, deliveries, correlation, idempotency, extras })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
@@ -68,6 +71,11 @@ pub(super) async fn run(tx: &mut Tx, group: &[Accepting]) -> Result<Vec<Result<A
         }
     }
     writes.run(tx).await?;
+    for (one, result) in group.iter().zip(&results) {
+        if let (Ok(Written::New(Accepted::New)), false) = (result, one.extras.is_empty()) {
+            extras::write(tx, one.batch, &one.extras, Timestamp::from_millis(one.now())).await?;
+        }
+    }
     Ok(results)
 }
 

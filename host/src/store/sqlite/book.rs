@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use super::ended::{self, Ended};
 use super::pack::{self, Rows};
 use super::read::counts;
 use super::words::Word;
@@ -20,7 +21,11 @@ struct Entry {
     finished_at: Option<Timestamp>,
     /// What the lead's status was when the batch was read.
     lead_was: LeadStatus,
+    /// Its callbacks were queued by an earlier transaction.
+    told: bool,
     dirty: bool,
+    /// This transaction ended it.
+    ended: bool,
 }
 
 /// Batches under change.
@@ -50,7 +55,16 @@ impl Book {
         let options = row.try_get::<&str, _>(2)?;
         let options = serde_json::from_str(options).map_err(|error| StoreError::Defect(format!("options cannot be read: {error}")))?;
         let lead = LeadId::from_uuid(row.try_get(1)?);
-        let entry = Entry { lead, options, counts, finished_at: None, lead_was: lead_status(&counts), dirty: false };
+        let entry = Entry {
+            lead,
+            options,
+            counts,
+            finished_at: None,
+            lead_was: lead_status(&counts),
+            told: row.try_get(10)?,
+            dirty: false,
+            ended: false,
+        };
         self.entries.insert(BatchId::from_uuid(row.try_get(0)?), entry);
         Ok(())
     }
@@ -62,7 +76,7 @@ impl Book {
     /// Notes that nothing but the delivery itself changed.
     pub(super) fn unchanged(&self, batch: BatchId) -> Result<Changed, StoreError> {
         let entry = self.entries.get(&batch).ok_or_else(|| no_batch(batch))?;
-        Ok(Changed { batch, lead: entry.lead, ended: None })
+        Ok(Changed::only(batch, entry.lead))
     }
 
     /// Moves one delivery from state to state. `ended` is set when the last pending one ends.
@@ -82,13 +96,20 @@ impl Book {
         let status = batch_status(&entry.counts);
         let pending = status == BatchStatus::Pending;
         entry.finished_at = (!pending).then_some(now);
-        Ok(Changed { batch, lead: entry.lead, ended: (was_pending && !pending).then_some(status) })
+        let mut changed = Changed::only(batch, entry.lead);
+        if was_pending && !pending {
+            entry.ended = true;
+            changed.ended = Some(status);
+            ended::say(&entry.options, &entry.counts, entry.told, &mut changed);
+        }
+        Ok(changed)
     }
 
     /// Writes what moved, and the leads' states that follow from it.
     pub(super) async fn write(self, tx: &mut Tx) -> Result<(), StoreError> {
         let mut batches = Rows::default();
         let mut leads = Rows::default();
+        let mut endings = Vec::new();
         for (id, entry) in self.entries.into_iter().filter(|(_, entry)| entry.dirty) {
             let BatchCounts { pending, delivered, skipped, failed, in_doubt, cancelled, .. } = entry.counts;
             let counts = [pending, delivered, skipped, failed, in_doubt, cancelled];
@@ -97,6 +118,9 @@ impl Book {
             let lead_is = lead_status(&entry.counts);
             if lead_is != entry.lead_was {
                 leads.push(&[entry.lead.uuid(), id.uuid()], &lead_is.word())?;
+            }
+            if let (true, Some(at)) = (entry.ended && ended::matters(&entry.options), entry.finished_at) {
+                endings.push(Ended { batch: id, options: entry.options, counts: entry.counts, told: entry.told, at });
             }
         }
         if !batches.is_empty() {
@@ -107,7 +131,7 @@ impl Book {
             let (json, ids, _) = leads.take();
             sqlx::query(WRITE_LEADS).bind(json).bind(ids).execute(&mut tx.conn).await?;
         }
-        Ok(())
+        ended::write(tx, &endings).await
     }
 }
 
@@ -116,7 +140,7 @@ fn no_batch(batch: BatchId) -> StoreError {
 }
 
 const READ: &str = "
-select b.id, b.lead_id, b.options, b.total, b.pending, b.delivered, b.skipped, b.failed, b.in_doubt, b.cancelled
+select b.id, b.lead_id, b.options, b.total, b.pending, b.delivered, b.skipped, b.failed, b.in_doubt, b.cancelled, b.told
   from json_each($1) r cross join batches b on b.id = substr($2, 16 * r.key + 1, 16)";
 
 const WRITE: &str = "

@@ -9,26 +9,47 @@ use super::read::{json, json_column, time};
 use super::words::Word;
 use super::writer::Tx;
 use super::{answers, to_json};
-use crate::model::{Credential, CredentialId, CredentialState, ProjectId, StateReason, Timestamp};
+use crate::model::{Credential, CredentialId, CredentialState, ProjectId, Purpose, StateReason, Timestamp};
 use crate::store::{StoreError, Written};
 
 pub(super) async fn create(tx: &mut Tx, credential: &Credential, keep: &Keep) -> Result<Written<()>, StoreError> {
     if let Some(written) = answers::before(tx, keep.as_ref(), credential.created_at).await? {
         return Ok(written);
     }
-    bind(sqlx::query(INSERT), credential)?
-        .bind(credential.project.uuid())
-        .bind(credential.created_at.as_millis())
-        .execute(&mut tx.conn)
-        .await?;
+    insert(tx, credential).await?;
     answers::after(tx, keep.as_ref()).await?;
     Ok(Written::New(()))
 }
 
+pub(super) async fn insert(tx: &mut Tx, credential: &Credential) -> Result<(), StoreError> {
+    let (purpose, origin) = match &credential.purpose {
+        Purpose::Standing => ("standing", None),
+        Purpose::Callback { origin } => ("callback", Some(origin.clone())),
+        Purpose::Send => ("send", None),
+    };
+    bind(sqlx::query(INSERT), credential)?
+        .bind(credential.project.uuid())
+        .bind(credential.created_at.as_millis())
+        .bind(purpose)
+        .bind(origin)
+        .execute(&mut tx.conn)
+        .await?;
+    Ok(())
+}
+
+fn purpose(word: &str, origin: Option<String>) -> Result<Purpose, StoreError> {
+    match (word, origin) {
+        ("standing", None) => Ok(Purpose::Standing),
+        ("callback", Some(origin)) => Ok(Purpose::Callback { origin }),
+        ("send", None) => Ok(Purpose::Send),
+        _ => Err(StoreError::Defect(format!("unknown purpose `{word}` of a credential"))),
+    }
+}
+
 const INSERT: &str = "
 insert into credentials (id, entity, channel, name, enabled, config, secrets, mapping, filter, retry, state, state_code, state_text,
-                         state_since, version, updated_at, project_id, created_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+                         state_since, version, updated_at, project_id, created_at, purpose, origin)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
 
 pub(super) async fn update(tx: &mut Tx, credential: &Credential) -> Result<(), StoreError> {
     let done = bind(sqlx::query(UPDATE), credential)?.execute(&mut tx.conn).await?;
@@ -99,7 +120,7 @@ macro_rules! credentials {
     ($rest:literal) => {
         concat!(
             "select id, project_id, entity, channel, name, enabled, config, secrets, mapping, filter, retry, state, state_code,
-                    state_text, state_since, version, created_at, updated_at from credentials ",
+                    state_text, state_since, version, created_at, updated_at, purpose, origin from credentials ",
             $rest
         )
     };
@@ -111,6 +132,7 @@ fn credential_row(row: &SqliteRow) -> Result<Credential, StoreError> {
     Ok(Credential {
         id: CredentialId::from_uuid(row.try_get(0)?),
         project: ProjectId::from_uuid(row.try_get(1)?),
+        purpose: purpose(row.try_get(18)?, row.try_get(19)?)?,
         entity: row.try_get(2)?,
         channel: row.try_get(3)?,
         name: row.try_get(4)?,
@@ -138,7 +160,7 @@ const CREDENTIAL: &str = credentials!("where id = $1");
 pub(super) async fn credentials(pool: &SqlitePool, project: ProjectId) -> Result<Vec<Credential>, StoreError> {
     sqlx::query(CREDENTIALS).bind(project.uuid()).fetch_all(pool).await?.iter().map(credential_row).collect()
 }
-const CREDENTIALS: &str = credentials!("where project_id = $1 order by id");
+const CREDENTIALS: &str = credentials!("where project_id = $1 and purpose = 'standing' order by id");
 
 /// The statements of readers, for the check of their plans.
 #[cfg(test)]

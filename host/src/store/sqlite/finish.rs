@@ -8,7 +8,7 @@ use super::pack::Rows;
 use super::settle::{Ending, Job, Repeat, Settling, job_columns};
 use super::words::Word;
 use super::writer::Tx;
-use crate::model::{AttemptOutcome, BatchId, CredentialId, DeliveryId, DeliveryStatus, Timestamp};
+use crate::model::{AttemptOutcome, BatchId, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Timestamp};
 use crate::store::{Changed, Finish, Next, StoreError};
 
 /// Finishes them all, in order.
@@ -38,7 +38,7 @@ async fn standing(tx: &mut Tx, group: &[&Finish]) -> Result<HashMap<usize, Job>,
     }
     let (json, ids, _) = rows.take();
     let rows = sqlx::query(STANDING).bind(json).bind(ids).fetch_all(&mut tx.conn).await?;
-    rows.iter().map(|row| Ok((row.try_get::<i64, _>(8)? as usize, Job::read(row)?))).collect()
+    rows.iter().map(|row| Ok((row.try_get::<i64, _>(9)? as usize, Job::read(row)?))).collect()
 }
 
 const STANDING: &str = concat!(
@@ -67,7 +67,7 @@ async fn one(tx: &mut Tx, settling: &mut Settling, job: &Job, finish: &Finish) -
             let attempts = job.attempts + own as u32;
             let ending = Ending { status: *status, refs, url: url.as_deref(), last, attempts, now: finish.now };
             let mut changed = settling.end(tx, job, ending)?;
-            if *status == DeliveryStatus::Failed && !settling.book.allows_failures(job.batch) {
+            if *status == DeliveryStatus::Failed && job.kind.counts() && !settling.book.allows_failures(job.batch) {
                 let (_, by_siblings) = settling.cancel_waiting(tx, job.batch, finish.now).await?;
                 changed = by_siblings.unwrap_or(changed);
             }
@@ -106,8 +106,8 @@ pub(super) async fn cancel_lane(tx: &mut Tx, lane: CredentialId, now: Timestamp,
     settling.book.load(tx, jobs.iter().map(|job| job.batch)).await?;
     let mut by_batch = HashMap::new();
     for job in &jobs {
-        // The last change of a batch is the one that may have ended it.
-        by_batch.insert(job.batch, settling.end(tx, job, Ending::cancelled(job.attempts, now))?);
+        let changed = settling.end(tx, job, Ending::cancelled(job.attempts, now))?;
+        by_batch.entry(job.batch).or_insert_with(|| Changed::only(changed.batch, changed.lead)).merge(changed);
     }
     settling.write(tx).await?;
     Ok((jobs.len() as u32, by_batch.into_values().collect()))
@@ -121,9 +121,11 @@ pub(super) async fn retry_delivery(tx: &mut Tx, id: DeliveryId, now: Timestamp) 
     let Some(row) = row else { return Ok(None) };
     let status = DeliveryStatus::read(row.try_get(0)?)?;
     let batch = BatchId::from_uuid(row.try_get(1)?);
+    let kind = DeliveryKind::read(row.try_get(2)?)?;
     let mut settling = Settling::default();
     settling.book.load(tx, std::iter::once(batch)).await?;
-    let changed = settling.book.shift(batch, status, DeliveryStatus::Queued, now)?;
+    let changed =
+        if kind.counts() { settling.book.shift(batch, status, DeliveryStatus::Queued, now)? } else { settling.book.unchanged(batch)? };
     sqlx::query(RETRY).bind(id.uuid()).bind(now.as_millis()).execute(&mut tx.conn).await?;
     tx.jobs_added(1);
     settling.write(tx).await?;
@@ -131,13 +133,14 @@ pub(super) async fn retry_delivery(tx: &mut Tx, id: DeliveryId, now: Timestamp) 
 }
 
 const RETRYABLE: &str = "
-select status, batch_id from deliveries where id = $1 and status in ('failed', 'in_doubt', 'cancelled')";
+select status, batch_id, kind from deliveries where id = $1 and status in ('failed', 'in_doubt', 'cancelled')";
 
 /// The new job goes on where the old one ended: its numbers grow, so that no late answer of its first life fits.
 const RETRY: &str = "
-insert into jobs (id, lane_id, due_at, was_due, fence, calls, maybe_sent, memo, batch_id, lead_id, correlation, settings)
+insert into jobs (id, lane_id, due_at, was_due, fence, calls, maybe_sent, memo, batch_id, lead_id, correlation, settings,
+                  kind, event)
 select d.id, d.credential_id, $2, $2, d.fence, coalesce((select max(no) from attempts where delivery_id = d.id), 0),
-       d.maybe_sent, d.memo, d.batch_id, d.lead_id, b.correlation, d.settings
+       d.maybe_sent, d.memo, d.batch_id, d.lead_id, b.correlation, d.settings, d.kind, d.event
   from deliveries d cross join batches b on b.id = d.batch_id
  where d.id = $1;
 update deliveries set status = 'queued', attempts = 0, finished_at = null where id = $1";

@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use super::pack::{self, Rows};
 use super::read::{json_column, time};
+use super::words::Word;
 use super::writer::Tx;
-use crate::model::{BatchId, CredentialId, DeliveryId, Lead, LeadId, Timestamp};
+use crate::model::{BatchId, CredentialId, DeliveryId, DeliveryKind, Lead, LeadId, Timestamp};
 use crate::store::{JobRef, LaneDue, LaneQuota, Leased, StoreError};
 
 /// Lanes looked at by one statement; a smaller one for the usual short call.
@@ -42,7 +43,9 @@ fn lease_sql(lanes: usize) -> Arc<str> {
             lane * 2 + 4
         );
     }
-    sql.push_str(") returning id, lane_id, fence, attempts, lost, maybe_sent, memo, was_due, batch_id, lead_id, settings, correlation");
+    sql.push_str(
+        ") returning id, lane_id, fence, attempts, lost, maybe_sent, memo, was_due, batch_id, lead_id, settings, correlation, kind, event",
+    );
     sql.into()
 }
 
@@ -83,6 +86,8 @@ fn leased(row: &SqliteRow, leads: &HashMap<LeadId, Arc<Lead>>) -> Result<Leased,
         memo: row.try_get(6)?,
         due_at: time(row.try_get(7)?),
         lead: leads.get(&lead).cloned().ok_or_else(|| StoreError::Defect(format!("{delivery} has no {lead}")))?,
+        kind: DeliveryKind::read(row.try_get(12)?)?,
+        event: json_column(row.try_get(13)?)?,
         settings: json_column(row.try_get(10)?)?,
         correlation: row.try_get(11)?,
     })

@@ -8,7 +8,9 @@ mod admin;
 mod answers;
 mod book;
 mod credentials;
+mod ended;
 mod error;
+mod extras;
 mod finish;
 #[cfg(test)]
 mod full;
@@ -20,7 +22,9 @@ mod pack;
 #[cfg(test)]
 mod plans;
 mod read;
+mod sending;
 mod settle;
+mod timers;
 mod words;
 mod writer;
 
@@ -39,8 +43,8 @@ use super::{
     Pruned, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
-    ApiKey, Attempt, Batch, BatchId, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId, LeadRecord, Pin,
-    Project, ProjectId, StateReason, Timestamp,
+    ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId,
+    LeadRecord, Pin, Project, ProjectId, StateReason, Timestamp,
 };
 
 /// Settings of a store.
@@ -175,6 +179,14 @@ impl Store for SqliteStore {
         write!(self, tx, [id, now], finish::cancel_batch(tx, *id, *now))
     }
 
+    async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError> {
+        timers::next(&self.readers).await
+    }
+
+    async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError> {
+        write!(self, tx, [now, limit], timers::fire(tx, *now, *limit))
+    }
+
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {
         read::lead(&self.readers, id).await
     }
@@ -282,8 +294,7 @@ impl Store for SqliteStore {
             let Some((gone, changed)) = slice else { return Ok(None) };
             for change in changed {
                 // A batch ends at most once here, in whichever slice.
-                let kept = all.entry(change.batch).or_insert_with(|| change.clone());
-                kept.ended = kept.ended.or(change.ended);
+                all.entry(change.batch).or_insert_with(|| Changed::only(change.batch, change.lead)).merge(change);
             }
             if gone {
                 return Ok(Some(all.into_values().collect()));
@@ -307,6 +318,24 @@ impl Store for SqliteStore {
         since: Timestamp,
     ) -> Result<bool, StoreError> {
         write!(self, tx, [id, state, reason, since], credentials::set_state(tx, *id, *state, reason.as_ref(), *since))
+    }
+
+    async fn callback_credential(&self, project: ProjectId, origin: &str) -> Result<Option<CredentialId>, StoreError> {
+        sending::callback_credential(&self.readers, project, origin).await
+    }
+
+    async fn ensure_callback_credential(&self, credential: &Credential, most: u32) -> Result<Option<CredentialId>, StoreError> {
+        let credential = credential.clone();
+        write!(self, tx, [credential, most], sending::ensure_callback_credential(tx, credential, *most))
+    }
+
+    async fn callback_credentials(&self, project: ProjectId) -> Result<Vec<CredentialId>, StoreError> {
+        sending::callback_credentials(&self.readers, project).await
+    }
+
+    async fn set_callback_secrets(&self, project: ProjectId, read: &CallbackSecrets, new: &CallbackSecrets) -> Result<bool, StoreError> {
+        let (read, new) = (read.clone(), new.clone());
+        write!(self, tx, [project, read, new], sending::set_callback_secrets(tx, *project, read, new))
     }
 
     async fn kv_get(&self, credential: CredentialId, key: &str, now: Timestamp) -> Result<Option<KvEntry>, StoreError> {

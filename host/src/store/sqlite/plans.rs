@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
-use super::{accept, admin, answers, book, credentials, finish, kv, lease, open, read, settle};
+use super::{accept, admin, answers, book, credentials, ended, extras, finish, kv, lease, open, read, sending, settle, timers};
 use crate::model::{ProjectId, Timestamp};
 use crate::store::ListQuery;
 
@@ -41,6 +41,10 @@ async fn no_statement_reads_a_whole_table() {
         read::READS,
         admin::READS,
         credentials::READS,
+        ended::HOT,
+        extras::HOT,
+        timers::HOT,
+        sending::READS,
     ];
     for sql in groups.into_iter().flatten() {
         check(&pool, sql).await;

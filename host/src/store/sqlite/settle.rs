@@ -9,7 +9,7 @@ use super::book::Book;
 use super::pack::Rows;
 use super::words::Word;
 use super::writer::Tx;
-use crate::model::{BatchId, DeliveryId, DeliveryStatus, RemoteRef, Timestamp};
+use crate::model::{BatchId, DeliveryId, DeliveryKind, DeliveryStatus, RemoteRef, Timestamp};
 use crate::store::{Changed, NewAttempt, StoreError};
 
 /// A job as read before its delivery ends or goes on.
@@ -23,12 +23,13 @@ pub(super) struct Job {
     pub(super) memo: Option<String>,
     /// Leased and not answered.
     pub(super) sending: bool,
+    pub(super) kind: DeliveryKind,
 }
 
 /// The columns that [`Job::read`] expects, after `select`.
 macro_rules! job_columns {
     () => {
-        "j.id, j.batch_id, j.fence, j.attempts, j.calls, j.maybe_sent, j.memo, j.sending"
+        "j.id, j.batch_id, j.fence, j.attempts, j.calls, j.maybe_sent, j.memo, j.sending, j.kind"
     };
 }
 pub(super) use job_columns;
@@ -44,6 +45,7 @@ impl Job {
             maybe_sent: row.try_get(5)?,
             memo: row.try_get(6)?,
             sending: row.try_get(7)?,
+            kind: DeliveryKind::read(row.try_get(8)?)?,
         })
     }
 }
@@ -127,7 +129,7 @@ impl Settling {
                 (refs, url, job.fence, u8::from(maybe_sent), memo),
             ),
         )?;
-        self.book.shift(job.batch, DeliveryStatus::Queued, status, now)
+        if job.kind.counts() { self.book.shift(job.batch, DeliveryStatus::Queued, status, now) } else { self.book.unchanged(job.batch) }
     }
 
     pub(super) fn repeat(&mut self, job: &Job, repeat: Repeat<'_>) -> Result<Changed, StoreError> {
@@ -191,7 +193,7 @@ const WAITING: &str = concat!(
     "select ",
     job_columns!(),
     " from deliveries d cross join jobs j on j.id = d.id
-     where d.batch_id = $1 and (j.sending = 0 or j.due_at <= $2)
+     where d.batch_id = $1 and j.kind = 'lead' and (j.sending = 0 or j.due_at <= $2)
      order by d.position"
 );
 

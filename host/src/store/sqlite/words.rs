@@ -1,6 +1,6 @@
 //! How enums are spelt in the tables: as in the API.
 
-use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, LeadStatus, PinState};
+use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryKind, DeliveryStatus, LeadStatus, PinState};
 use crate::store::StoreError;
 
 /// A word of a table's column.
@@ -34,6 +34,7 @@ words!(DeliveryStatus {
     Queued => "queued", Sending => "sending", Delivered => "delivered", Skipped => "skipped",
     Failed => "failed", InDoubt => "in_doubt", Cancelled => "cancelled",
 });
+words!(DeliveryKind { Lead => "lead", Callback => "callback", Notification => "notification", Fallback => "fallback" });
 words!(BatchStatus {
     Pending => "pending", Completed => "completed", Partial => "partial", Failed => "failed", Cancelled => "cancelled",
 });
@@ -66,6 +67,7 @@ mod tests {
     #[test]
     fn words_are_those_of_the_api() {
         as_in_json::<DeliveryStatus>();
+        as_in_json::<DeliveryKind>();
         as_in_json::<BatchStatus>();
         as_in_json::<LeadStatus>();
         as_in_json::<AttemptOutcome>();

@@ -1,0 +1,150 @@
+//! What happens by time alone: deliveries that were not sent by their deadline fail, and those not delivered in time get
+//! their fallbacks. A timer that has nothing to do any more is forgotten when it is due.
+
+use std::collections::BTreeMap;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqlitePool};
+
+use super::ended::{self, About, Made};
+use super::read::{json, time};
+use super::settle::{Ending, Job, Settling, job_columns};
+use super::words::Word;
+use super::writer::Tx;
+use crate::model::{BatchId, DeliveryId, DeliveryKind, DeliveryStatus, FallbackRule, LeadId, ProjectId, Timestamp};
+use crate::store::{Changed, StoreError};
+
+pub(super) async fn next(pool: &SqlitePool) -> Result<Option<Timestamp>, StoreError> {
+    let due_at: Option<i64> = sqlx::query(NEXT).fetch_one(pool).await?.try_get(0)?;
+    Ok(due_at.map(time))
+}
+
+struct Timer {
+    due_at: i64,
+    delivery: DeliveryId,
+    kind: String,
+    rule: i64,
+    data: Option<String>,
+}
+
+impl Timer {
+    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            due_at: row.try_get(0)?,
+            delivery: DeliveryId::from_uuid(row.try_get(1)?),
+            kind: row.try_get(2)?,
+            rule: row.try_get(3)?,
+            data: row.try_get(4)?,
+        })
+    }
+}
+
+/// One change for each batch, and whether more may be due.
+pub(super) async fn fire(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError> {
+    let rows = sqlx::query(DUE).bind(now.as_millis()).bind(limit).fetch_all(&mut tx.conn).await?;
+    let timers = rows.iter().map(Timer::read).collect::<Result<Vec<_>, _>>()?;
+    let mut changes = BTreeMap::new();
+    let mut note = |changed: Changed| {
+        changes.entry(changed.batch).or_insert_with(|| Changed::only(changed.batch, changed.lead)).merge(changed);
+    };
+    for timer in &timers {
+        sqlx::query(FORGET)
+            .bind(timer.due_at)
+            .bind(timer.delivery.uuid())
+            .bind(timer.kind.clone())
+            .bind(timer.rule)
+            .execute(&mut tx.conn)
+            .await?;
+        match &timer.data {
+            None => deadline(tx, timer, now).await?.into_iter().for_each(&mut note),
+            Some(rule) => fallback(tx, timer.delivery, &json(rule)?, now).await?.into_iter().for_each(&mut note),
+        }
+    }
+    let more = timers.len() >= limit as usize;
+    Ok((changes.into_values().collect(), more))
+}
+
+/// Fails a delivery that waits. What is being sent at this moment is looked at again when its lease is over.
+async fn deadline(tx: &mut Tx, timer: &Timer, now: Timestamp) -> Result<Option<Changed>, StoreError> {
+    let Some(row) = sqlx::query(JOB).bind(timer.delivery.uuid()).fetch_optional(&mut tx.conn).await? else { return Ok(None) };
+    let job = Job::read(&row)?;
+    let lease_ends: i64 = row.try_get(9)?;
+    if job.sending && lease_ends > now.as_millis() {
+        sqlx::query(AGAIN).bind(lease_ends).bind(timer.delivery.uuid()).execute(&mut tx.conn).await?;
+        return Ok(None);
+    }
+    let mut settling = Settling::default();
+    settling.book.load(tx, std::iter::once(job.batch)).await?;
+    let mut why = "it was not sent by its deadline".to_owned();
+    if job.maybe_sent || job.sending {
+        why.push_str("; an earlier attempt may have reached the remote side");
+    }
+    let last = ("deadline".to_owned(), why);
+    let ending = Ending { status: DeliveryStatus::Failed, refs: &[], url: None, last: Some(&last), attempts: job.attempts, now };
+    let mut changed = settling.end(tx, &job, ending)?;
+    if !settling.book.allows_failures(job.batch) {
+        let (_, by_siblings) = settling.cancel_waiting(tx, job.batch, now).await?;
+        changed = by_siblings.unwrap_or(changed);
+    }
+    settling.write(tx).await?;
+    Ok(Some(changed))
+}
+
+/// Sends the lead elsewhere, unless the delivery is done or was withdrawn.
+async fn fallback(tx: &mut Tx, delivery: DeliveryId, rule: &FallbackRule, now: Timestamp) -> Result<Option<Changed>, StoreError> {
+    let Some(row) = sqlx::query(WATCHED).bind(delivery.uuid()).fetch_optional(&mut tx.conn).await? else { return Ok(None) };
+    let status = DeliveryStatus::read(row.try_get(0)?)?;
+    if matches!(status, DeliveryStatus::Delivered | DeliveryStatus::Skipped | DeliveryStatus::Cancelled) {
+        return Ok(None);
+    }
+    let about = About {
+        batch: BatchId::from_uuid(row.try_get(1)?),
+        lead: LeadId::from_uuid(row.try_get(2)?),
+        project: ProjectId::from_uuid(row.try_get(3)?),
+        correlation: row.try_get(4)?,
+        at: now,
+    };
+    let channel: &str = row.try_get(5)?;
+    let code: Option<&str> = row.try_get(6)?;
+    let last = code.map_or_else(String::new, |code| format!("; last: {code}"));
+    let state = if status == DeliveryStatus::Queued { "not delivered" } else { status.name() };
+    let reason = format!("rule `{}`: {delivery} to {channel} is {state} after {} s{last}", rule.name, rule.within_sec);
+    let position: i64 = row.try_get(7)?;
+    let mut changed = Changed::only(about.batch, about.lead);
+    for (n, target) in rule.to.iter().enumerate() {
+        let made = Made {
+            kind: DeliveryKind::Fallback,
+            credential: target.credential,
+            channel: &target.channel,
+            settings: target.settings.as_ref(),
+            event: None,
+            reason: Some(&reason),
+            position: usize::try_from(position).unwrap_or(0) + 1 + n,
+        };
+        ended::insert(tx, &about, made).await?;
+        changed.queued.push(target.credential);
+    }
+    sqlx::query(OVERDUE).bind(delivery.uuid()).bind(now.as_millis()).execute(&mut tx.conn).await?;
+    Ok(Some(changed))
+}
+
+const NEXT: &str = "select min(due_at) from timers";
+
+const DUE: &str = "select due_at, delivery_id, kind, rule, data from timers where due_at <= $1 order by due_at limit $2";
+
+const FORGET: &str = "delete from timers where due_at = $1 and delivery_id = $2 and kind = $3 and rule = $4";
+
+const JOB: &str = concat!("select ", job_columns!(), ", j.due_at from jobs j where j.id = $1");
+
+const AGAIN: &str = "insert or ignore into timers (due_at, delivery_id, kind, rule) values ($1, $2, 'deadline', 0)";
+
+const WATCHED: &str = "
+select d.status, d.batch_id, d.lead_id, d.project_id, b.correlation, d.channel, d.last_code,
+       (select max(position) from deliveries where batch_id = d.batch_id)
+  from deliveries d cross join batches b on b.id = d.batch_id where d.id = $1";
+
+const OVERDUE: &str = "update deliveries set overdue_at = coalesce(overdue_at, $2) where id = $1";
+
+/// The statements, for the check of their plans.
+#[cfg(test)]
+pub(super) const HOT: &[&str] = &[NEXT, DUE, FORGET, JOB, AGAIN, WATCHED, OVERDUE];
