@@ -175,6 +175,9 @@ impl App {
         let queued: Vec<_> = changed.queued.iter().map(|lane| (*lane, now)).collect();
         self.lanes.hint(&queued);
         changed.erased.iter().for_each(|lane| self.lanes.credential_changed(*lane));
+        if changed.timer {
+            self.lanes.timer(now);
+        }
         if let Some(status) = changed.ended {
             self.lanes.batch_ended(changed.batch, status);
         }

@@ -1,4 +1,4 @@
--- 0002_sending: callbacks, credentials for one send, deadlines and fallbacks.
+-- 0002_sending: callbacks, notifications, credentials for one send, deadlines and fallbacks.
 
 -- How the project's leads are sent, and what its callbacks are signed with.
 alter table projects add column sending text not null default '{}';          -- JSON
@@ -23,12 +23,22 @@ alter table deliveries add column overdue_at integer;                        -- 
 alter table jobs add column kind text not null default 'lead';
 alter table jobs add column event text;
 
--- What happens by time alone: deadlines of deliveries, and fallbacks for those not delivered by then.
+-- What happens by time alone: deadlines of deliveries, fallbacks for those not delivered by then, notifications of a project.
 create table timers (
-    due_at      integer not null,
-    delivery_id blob    not null,
-    kind        text    not null check (kind in ('deadline', 'fallback')),
-    rule        integer not null,             -- which of the delivery's rules
-    data        text,                         -- JSON: the rule
-    primary key (due_at, delivery_id, kind, rule)
+    due_at  integer not null,
+    subject blob    not null,                 -- the delivery; for `notify`, the project
+    kind    text    not null check (kind in ('deadline', 'fallback', 'notify')),
+    rule    text    not null,                 -- which of the subject's rules
+    data    text,                             -- JSON: the rule of a fallback
+    primary key (due_at, subject, kind, rule)
+) strict, without rowid;
+
+-- What a notification rule has not told yet, and until when it keeps quiet.
+create table notices (
+    project_id  blob    not null,
+    rule        text    not null,
+    quiet_until integer not null,
+    total       integer not null,
+    data        text    not null,             -- JSON: how many of each kind, and the first ones
+    primary key (project_id, rule)
 ) strict, without rowid;

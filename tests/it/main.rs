@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 mod batching;
+mod callback_crash;
 mod callbacks;
 mod crash;
 mod doubt;
@@ -12,6 +13,7 @@ mod first_lead;
 mod hostile;
 mod logs;
 mod mail_servers;
+mod notifications;
 mod openapi;
 mod parking;
 mod registry;

@@ -252,6 +252,76 @@ async fn what_is_not_delivered_in_time_goes_elsewhere_once(backend: &dyn Backend
     assert_eq!(store.delivery(ids[0]).await.unwrap().unwrap().overdue_at, None);
 }
 
+async fn rules_gather_what_happens_while_they_keep_quiet(backend: &dyn Backend) {
+    let store = backend.open(100).await;
+    let (lane, to) = (lanes(1), lanes(1)[0]);
+    let mut shop = project("shop");
+    let rule = |name: &str, on: &[NoticeKind]| NotificationRule {
+        name: name.to_owned(),
+        on: on.to_vec(),
+        credential: to,
+        channel: "telegram".to_owned(),
+        settings: Some(json!({"chat_id": 7})),
+        template: None,
+        quiet_sec: 60,
+    };
+    shop.sending.notifications = vec![rule("night", &[NoticeKind::Failed, NoticeKind::BreakerOpen])];
+    store.create_project(&shop, None).await.unwrap();
+    let fail = async |store: &dyn Store, now: i64| {
+        let mut intake = intake(shop.id, &lane, at(now));
+        intake.options.notify = shop.sending.endings();
+        let batch = intake.batch;
+        accept(store, intake).await;
+        let job = lease_one(store, lane[0], at(now)).await.job;
+        let mut failed = finish(job, end(DeliveryStatus::Failed), at(now));
+        failed.last = Some(("http_500".to_owned(), "down".to_owned()));
+        let changed = store.finish(vec![failed]).await.unwrap().remove(0).unwrap();
+        (batch, changed.timer)
+    };
+    let told = async |store: &dyn Store, now: i64| {
+        let fired = store.fire_timers(at(now), 100).await.unwrap().0;
+        let leased = lease(store, &[to], at(now)).await;
+        assert_eq!(fired.iter().map(|changed| changed.queued.len()).sum::<usize>(), leased.len());
+        for one in &leased {
+            finish_one(store, one.job, end(DeliveryStatus::Delivered), at(now)).await.unwrap();
+        }
+        leased.into_iter().map(|one| (one.kind, one.settings, one.event.unwrap().data)).collect::<Vec<_>>()
+    };
+    let (first, timer) = fail(&*store, 0).await;
+    assert!(timer);
+    let messages = told(&*store, 0).await;
+    let (kind, settings, data) = &messages[0];
+    assert_eq!((messages.len(), *kind, settings), (1, DeliveryKind::Notification, &Some(json!({"chat_id": 7}))));
+    assert_eq!((&data["total"], &data["rule"], &data["events"][0]["batch_id"]), (&json!(1), &json!("night"), &json!(first)));
+    assert_eq!(data["events"][0]["why"], "http_500: down");
+    assert_eq!(counts(&*store, first).await.total, 1);
+
+    for n in 1..=20 {
+        fail(&*store, n * 1_000).await;
+    }
+    let (batch, lead) = (BatchId::new(at(0)), LeadId::new(at(0)));
+    let notice = |kind| Notice { kind, project: shop.id, batch: first, lead, credential: None, why: None, at: at(30_000) };
+    assert!(store.note(&notice(NoticeKind::BreakerOpen)).await.unwrap());
+    assert!(!store.note(&notice(NoticeKind::PluginFault)).await.unwrap(), "nobody wants it");
+    assert!(!store.note(&Notice { project: project_id(), batch, ..notice(NoticeKind::Failed) }).await.unwrap(), "of another project");
+    assert_eq!(told(&*store, 59_999).await, []);
+    drop(store); // killed while the rule keeps quiet
+    let store = backend.open(100).await;
+    assert_eq!(store.next_timer().await.unwrap(), Some(at(60_000)));
+    let messages = told(&*store, 60_000).await;
+    assert_eq!((messages.len(), &messages[0].2["total"], &messages[0].2["counts"]["failed"]), (1, &json!(21), &json!(20)));
+    assert_eq!(told(&*store, 1_000_000).await, [], "and no more without news");
+    fail(&*store, 1_000_000).await;
+    assert_eq!(told(&*store, 1_000_000).await.len(), 1, "then at once");
+
+    // What a rule has gathered goes with it.
+    fail(&*store, 1_001_000).await;
+    shop.sending.notifications.clear();
+    assert!(store.update_project(&shop).await.unwrap());
+    assert_eq!(told(&*store, 2_000_000).await, []);
+    assert_eq!((store.next_timer().await.unwrap(), store.backlog()), (None, 0));
+}
+
 async fn callback_urls_share_one_credential_for_each_origin(backend: &dyn Backend) {
     let store = backend.open(10).await;
     let project = project_id();
@@ -305,6 +375,7 @@ contract!(
     what_was_not_sent_by_its_deadline_fails,
     a_deadline_is_a_failure_like_any_other,
     what_is_not_delivered_in_time_goes_elsewhere_once,
+    rules_gather_what_happens_while_they_keep_quiet,
     callback_urls_share_one_credential_for_each_origin,
     callback_secrets_are_written_over_what_was_read,
 );
@@ -440,7 +511,7 @@ impl Machine {
             lanes[0] = own.id;
         }
         let mut intake = intake(self.project, &lanes, self.now);
-        intake.options = BatchOptions { allow_failures, callbacks: callbacks(&self.to), inline: Vec::new() };
+        intake.options = BatchOptions { allow_failures, callbacks: callbacks(&self.to), ..BatchOptions::default() };
         intake.extras.deadline_at = deadline.then(|| self.now.plus(Duration::from_secs(15)));
         let mut expected = Expected::default();
         if inline {

@@ -20,6 +20,7 @@ pub mod input;
 pub mod integrations;
 pub mod leads;
 pub mod list;
+pub mod notifications;
 mod openapi;
 pub mod projects;
 pub mod send;

@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::fallbacks::{self, Rule};
 use super::input::{Input, Params};
 use super::list::{self, Paging};
+use super::notifications::{self, Notification};
 use super::views::List;
 use crate::app::App;
 use crate::model::{CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, Scope, SendingSettings, Timestamp};
@@ -59,6 +60,8 @@ pub struct ProjectChanges {
     pub entity_credentials: Option<EntityCredentials>,
     /// Replaces all rules.
     pub fallbacks: Option<Vec<Rule>>,
+    /// Replaces all rules.
+    pub notifications: Option<Vec<Notification>>,
 }
 
 /// A project.
@@ -75,6 +78,7 @@ pub struct ProjectView {
     pub dedup: DedupSettings,
     pub entity_credentials: EntityCredentials,
     pub fallbacks: Vec<Rule>,
+    pub notifications: Vec<Notification>,
     pub callback_secret: CallbackSecretView,
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -94,6 +98,7 @@ impl From<Project> for ProjectView {
             dedup: project.dedup,
             entity_credentials: project.sending.entity_credentials,
             fallbacks: project.sending.fallbacks.iter().map(Rule::from).collect(),
+            notifications: project.sending.notifications.iter().map(Notification::from).collect(),
             callback_secret: CallbackSecretView::from(&project.callback_secrets),
             created_at: project.created_at,
             updated_at: project.updated_at,
@@ -200,6 +205,9 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     }
     if let Some(rules) = body.fallbacks {
         project.sending.fallbacks = fallbacks::check(&app, &caller, project.id, rules).await?;
+    }
+    if let Some(rules) = body.notifications {
+        project.sending.notifications = notifications::check(&app, &caller, project.id, rules).await?;
     }
     project.updated_at = app.now();
     check(&project)?;

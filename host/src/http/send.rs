@@ -17,7 +17,7 @@ use super::{callbacks, fallbacks, inline};
 use crate::app::App;
 use crate::model::{
     BatchCounts, BatchId, BatchOptions, BatchStatus, Callbacks, Credential, CredentialId, DeliveryId, DeliveryStatus, Lead, LeadId,
-    LeadStatus, Project, Purpose, Scope, Timestamp,
+    LeadStatus, NoticeKind, Project, Purpose, Scope, Timestamp,
 };
 use crate::policy::fanout::{Candidates, Plan, fan_out};
 use crate::policy::{FieldError, Warning, callbacks as policy_callbacks, dedup};
@@ -251,13 +251,15 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
             allow_failures: options.allow_failures,
             callbacks,
             inline: inline.iter().map(|credential| credential.id).collect(),
+            notify: project.sending.endings(),
         },
         extras: IntakeExtras { credentials: inline, deadline_at: options.deadline_at, watches },
         deliveries,
         correlation: input.correlation.clone(),
         idempotency,
     };
-    let timer = intake.extras.watches.iter().map(|watch| watch.due_at).chain(options.deadline_at).min();
+    let at_once = (intake.deliveries.is_empty() && intake.options.notify.contains(&NoticeKind::Unrouted)).then_some(now);
+    let timer = intake.extras.watches.iter().map(|watch| watch.due_at).chain(options.deadline_at).chain(at_once).min();
     let correlation = input.correlation.clone();
     // In a task of its own: a client that hangs up must not keep the lanes from hearing of what was stored.
     let (store, lanes) = (Arc::clone(&app.store), Arc::clone(&app.lanes));

@@ -160,20 +160,23 @@ pub struct BatchDetail {
     pub callbacks: Vec<DeliveryView>,
     /// Where the lead went because a delivery was not made in time; each has its `reason`.
     pub fallbacks: Vec<DeliveryView>,
+    /// What people of the project were told of it.
+    pub notifications: Vec<DeliveryView>,
 }
 
 impl BatchDetail {
     /// A batch with all deliveries that belong to it.
     pub fn new(batch: Batch, all: Vec<Delivery>) -> Self {
-        let (mut deliveries, mut callbacks, mut fallbacks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut deliveries, mut callbacks, mut fallbacks, mut notifications) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for delivery in all {
             match delivery.kind {
                 DeliveryKind::Lead => deliveries.push(delivery.into()),
-                DeliveryKind::Callback | DeliveryKind::Notification => callbacks.push(delivery.into()),
+                DeliveryKind::Callback => callbacks.push(delivery.into()),
+                DeliveryKind::Notification => notifications.push(delivery.into()),
                 DeliveryKind::Fallback => fallbacks.push(delivery.into()),
             }
         }
-        Self { batch: batch.into(), deliveries, callbacks, fallbacks }
+        Self { batch: batch.into(), deliveries, callbacks, fallbacks, notifications }
     }
 }
 

@@ -11,7 +11,7 @@ use super::queue::{Queue, Standing};
 use super::ready::{self, Parked, Prepared, Ready};
 use super::worker::{self, CallEnded};
 use super::{LaneState, Message, Shared, lock};
-use crate::model::{CredentialId, CredentialState, DeliveryStatus, StateReason, Timestamp};
+use crate::model::{BatchId, CredentialId, CredentialState, DeliveryStatus, LeadId, Notice, NoticeKind, StateReason, Timestamp};
 use crate::policy::breaker::{Pause, Signal};
 use crate::policy::outcome::Refusal;
 use crate::store::{Finish, JobRef, LaneQuota, Leased, Next, StoreError};
@@ -137,8 +137,14 @@ impl Dispatcher<'_> {
         let id = ended.lane;
         let lane = self.queue.lane(id);
         lane.calls = lane.calls.saturating_sub(1);
+        let mut happened = Vec::new();
         if let Some(signal) = &ended.signal {
+            let open = |lane: &super::queue::Lane| matches!(lane.breaker.paused(now), Some((_, Pause::BreakerOpen)));
+            let was_open = open(lane);
             lane.breaker.record(signal, now);
+            if open(lane) && !was_open {
+                happened.push((NoticeKind::BreakerOpen, "too many failures in a row".to_owned()));
+            }
         }
         for due_at in ended.again {
             lane.remember(due_at);
@@ -148,10 +154,29 @@ impl Dispatcher<'_> {
         if let Some(why) = ended.invalid
             && same
         {
+            happened.push((NoticeKind::CredentialInvalid, format!("{}: {}", why.code, why.message)));
             self.invalidate(id, why, now).await;
+        }
+        happened.extend(ended.fault.map(|why| (NoticeKind::PluginFault, format!("{}: {}", why.code, why.message))));
+        if let Some(about) = ended.about {
+            self.note(&ended.ready, about, happened, now).await;
         }
         self.show(id, now);
         self.queue.place(id, now);
+    }
+
+    /// Notes what happened for the people of the project; a timer tells them.
+    async fn note(&mut self, ready: &Ready, (batch, lead): (BatchId, LeadId), happened: Vec<(NoticeKind, String)>, now: Timestamp) {
+        for (kind, why) in happened {
+            let credential = &ready.credential;
+            let why = format!("{}: {why}", credential.name);
+            let about = Some((credential.id, credential.channel.clone()));
+            let notice = Notice { kind, project: credential.project, batch, lead, credential: about, why: Some(why), at: now };
+            match self.shared.deps.store.note(&notice).await {
+                Ok(wanted) => self.next_timer = if wanted { Some(now) } else { self.next_timer },
+                Err(error) => tracing::error!(%error, credential.id = %credential.id, "people could not be told of {}", kind.name()),
+            }
+        }
     }
 
     /// Parks a lane until an admin acts.
@@ -383,7 +408,12 @@ impl Drop for EndGuard {
 
 impl CallEnded {
     fn broken(ready: &Arc<Ready>) -> Self {
-        Self { lane: ready.credential.id, signal: Some(Signal::Bad), invalid: None, again: Vec::new(), ready: ready.clone() }
+        Self::of(ready, Some(Signal::Bad))
+    }
+
+    pub(super) fn of(ready: &Arc<Ready>, signal: Option<Signal>) -> Self {
+        let lane = ready.credential.id;
+        Self { lane, signal, invalid: None, fault: None, about: None, again: Vec::new(), ready: ready.clone() }
     }
 }
 

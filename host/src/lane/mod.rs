@@ -246,12 +246,13 @@ impl Shared {
         if let Some(status) = changed.ended {
             self.announce(changed.batch, status);
         }
-        if changed.queued.is_empty() && changed.erased.is_empty() {
+        if changed.queued.is_empty() && changed.erased.is_empty() && !changed.timer {
             return;
         }
         let now = self.deps.clock.now();
         let queued = changed.queued.iter().map(|lane| Message::Due(*lane, now));
-        self.send(queued.chain(changed.erased.iter().map(|lane| Message::Changed(*lane))));
+        let erased = changed.erased.iter().map(|lane| Message::Changed(*lane));
+        self.send(queued.chain(erased).chain(changed.timer.then_some(Message::Timer(now))));
     }
 
     /// Tells whoever waits that batches ended.

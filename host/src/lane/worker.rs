@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::effects::{DeliverEffects, Kv, Settled};
 use super::ready::Ready;
 use super::{Shared, convert};
-use crate::model::{AttemptId, AttemptOutcome, CredentialId, DeliveryStatus, Exchange, Purpose, Timestamp};
+use crate::model::{AttemptId, AttemptOutcome, BatchId, CredentialId, DeliveryKind, DeliveryStatus, Exchange, LeadId, Purpose, Timestamp};
 use crate::plugin::call::{self, CallReport};
 use crate::policy::breaker::Signal;
 use crate::policy::outcome::{CallEnd, Outcome, Refusal, Stop, Verdict};
@@ -21,6 +21,10 @@ pub(super) struct CallEnded {
     pub(super) signal: Option<Signal>,
     /// Park the lane until an admin acts: code and message.
     pub(super) invalid: Option<Refusal>,
+    /// The plugin failed: what an admin hears.
+    pub(super) fault: Option<Refusal>,
+    /// What it was made for, unless it was to tell people of such things: that must not go on for ever.
+    pub(super) about: Option<(BatchId, LeadId)>,
     /// Jobs of the lane that are queued again.
     pub(super) again: Vec<Timestamp>,
     /// What it was called with.
@@ -37,7 +41,8 @@ struct Work {
 
 /// Makes one call and writes what became of each job. Always returns, whatever the plugin does.
 pub(super) async fn run(shared: Arc<Shared>, ready: Arc<Ready>, jobs: Vec<Leased>) -> CallEnded {
-    let mut ended = CallEnded { lane: ready.credential.id, signal: None, invalid: None, again: Vec::new(), ready: ready.clone() };
+    let mut ended = CallEnded::of(&ready, None);
+    ended.about = jobs.iter().find(|job| job.kind != DeliveryKind::Notification).map(|job| (job.batch, job.lead.id));
     let call = Call { shared: &shared, ready: &ready };
     let (mut work, mut items) = (Vec::new(), Vec::new());
     for leased in jobs {
@@ -249,12 +254,18 @@ impl Call<'_> {
         match &end {
             _ if refused.is_some() => ended.signal = Some(Signal::Bad),
             CallEnd::Returned => {}
-            CallEnd::Failed(_) => ended.signal = Some(Signal::Bad),
+            CallEnd::Failed(why) => {
+                ended.signal = Some(Signal::Bad);
+                ended.fault = Some(why.clone());
+            }
             CallEnd::Stopped(stop) => {
                 let (why, lane) = retry::stopped(stop);
                 match lane {
                     LaneStop::Invalid => ended.invalid = Some(why),
-                    LaneStop::Fault => ended.signal = Some(Signal::Bad),
+                    LaneStop::Fault => {
+                        ended.signal = Some(Signal::Bad);
+                        ended.fault = Some(why);
+                    }
                     LaneStop::Pause(after) if matches!(stop, Stop::RateLimited(_)) => ended.signal = Some(Signal::Slower(after)),
                     LaneStop::Pause(after) => ended.signal = Some(Signal::Down(after)),
                 }

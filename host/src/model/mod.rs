@@ -22,5 +22,7 @@ pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryKind, DeliveryStat
 pub use ids::{AttemptId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId};
 pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
 pub use project::{ApiKey, DedupSettings, Project, Scope};
-pub use sending::{CallbackSecrets, EntityCredentials, FallbackRule, FallbackTarget, SendingSettings};
+pub use sending::{
+    CallbackSecrets, EntityCredentials, FallbackRule, FallbackTarget, Notice, NoticeKind, NotificationRule, SendingSettings,
+};
 pub use timestamp::Timestamp;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::batch_status::{batch_status, lead_status};
-use crate::model::{BatchCounts, BatchStatus, Callback, Callbacks, DeliveryStatus, Event, LeadStatus};
+use crate::model::{BatchCounts, BatchStatus, Callback, Callbacks, DeliveryStatus, Event, LeadStatus, NoticeKind};
 
 /// Which of a batch's callbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +41,15 @@ pub fn due<'a>(callbacks: &'a Callbacks, counts: &BatchCounts) -> impl Iterator<
     lists.into_iter().filter(|(.., applies)| *applies).flat_map(|(moment, list, _)| list.iter().map(move |callback| (moment, callback)))
 }
 
-/// What a batch with these counts has become, as the last part of an event's name.
-pub fn ending(counts: &BatchCounts) -> &'static str {
+/// What a batch with these counts has become; `None`: it has not ended. Its name is the last part of an event's name.
+pub fn ending(counts: &BatchCounts) -> Option<NoticeKind> {
     match (lead_status(counts), batch_status(counts)) {
-        (LeadStatus::Unrouted, _) => "unrouted",
-        (_, BatchStatus::Pending) => "pending",
-        (_, BatchStatus::Completed) => "completed",
-        (_, BatchStatus::Partial) => "partial",
-        (_, BatchStatus::Failed) => "failed",
-        (_, BatchStatus::Cancelled) => "cancelled",
+        (LeadStatus::Unrouted, _) => Some(NoticeKind::Unrouted),
+        (_, BatchStatus::Pending) => None,
+        (_, BatchStatus::Completed) => Some(NoticeKind::Completed),
+        (_, BatchStatus::Partial) => Some(NoticeKind::Partial),
+        (_, BatchStatus::Failed) => Some(NoticeKind::Failed),
+        (_, BatchStatus::Cancelled) => Some(NoticeKind::Cancelled),
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
         ] {
             let callbacks = callbacks();
             assert_eq!(due(&callbacks, &counts).map(|(moment, _)| moment.name()).collect::<Vec<_>>(), told, "{counts:?}");
-            assert_eq!(super::ending(&counts), ending);
+            assert_eq!(super::ending(&counts).map_or("pending", NoticeKind::name), ending);
         }
     }
 

@@ -7,6 +7,7 @@ pub mod dedup;
 pub mod fanout;
 pub mod intake;
 pub mod normalise;
+pub mod notices;
 pub mod outcome;
 pub mod rate;
 pub mod retry;

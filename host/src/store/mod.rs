@@ -17,8 +17,8 @@ pub use crate::policy::retry::Next;
 
 use crate::model::{
     ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Credential, CredentialId,
-    CredentialState, Delivery, DeliveryId, DeliveryKind, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin,
-    Project, ProjectId, StateReason, Timestamp,
+    CredentialState, Delivery, DeliveryId, DeliveryKind, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord, LeadStatus,
+    Notice, Pin, Project, ProjectId, StateReason, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
@@ -267,12 +267,14 @@ pub struct Changed {
     pub queued: Vec<CredentialId>,
     /// Credentials that this very write erased.
     pub erased: Vec<CredentialId>,
+    /// A timer was set that may be due now.
+    pub timer: bool,
 }
 
 impl Changed {
     /// A change that ended nothing and queued nothing.
     pub fn only(batch: BatchId, lead: LeadId) -> Self {
-        Self { batch, lead, ended: None, queued: Vec::new(), erased: Vec::new() }
+        Self { batch, lead, ended: None, queued: Vec::new(), erased: Vec::new(), timer: false }
     }
 
     /// Adds what a later part of the same write changed about the same batch.
@@ -280,6 +282,7 @@ impl Changed {
         self.ended = self.ended.or(later.ended);
         self.queued.extend(later.queued);
         self.erased.extend(later.erased);
+        self.timer |= later.timer;
     }
 }
 
@@ -423,8 +426,12 @@ pub trait Store: Send + Sync + 'static {
     async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Does what is due: deliveries that were not sent by their deadline end as failed with the code `deadline`, and those
-    /// not delivered in time get their fallbacks, each rule once. At most `limit` timers; whether there may be more.
+    /// not delivered in time get their fallbacks, each rule once, and notification rules tell what they have heard of. At most `limit` timers; whether there may be more.
     async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError>;
+
+    /// Notes something for the project's notification rules that want to hear of it; a timer tells it. A batch's end notes
+    /// itself. `false`: no rule wants it.
+    async fn note(&self, notice: &Notice) -> Result<bool, StoreError>;
 
     // ---- reading what became of leads
 

@@ -9,7 +9,8 @@ use super::to_json;
 use super::words::Word;
 use super::writer::Tx;
 use crate::model::{
-    BatchCounts, BatchId, BatchOptions, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, ProjectId, Timestamp,
+    BatchCounts, BatchId, BatchOptions, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, Notice, NoticeKind,
+    ProjectId, Timestamp,
 };
 use crate::policy::batch_status::{batch_status, lead_status};
 use crate::policy::callbacks;
@@ -27,12 +28,13 @@ pub(super) struct Ended {
 
 /// Whether anything follows the end of a batch with these options.
 pub(super) fn matters(options: &BatchOptions) -> bool {
-    !options.callbacks.is_empty() || !options.inline.is_empty()
+    !options.callbacks.is_empty() || !options.inline.is_empty() || !options.notify.is_empty()
 }
 
 /// Adds to `changed` what [`write`] will do.
 pub(super) fn say(options: &BatchOptions, counts: &BatchCounts, told: bool, changed: &mut Changed) {
     changed.erased.clone_from(&options.inline);
+    changed.timer = callbacks::ending(counts).is_some_and(|kind| options.notify.contains(&kind));
     if !told {
         changed.queued.extend(callbacks::due(&options.callbacks, counts).map(|(_, callback)| callback.credential));
     }
@@ -45,6 +47,11 @@ pub(super) async fn write(tx: &mut Tx, endings: &[Ended]) -> Result<(), StoreErr
         }
         if !ended.told && !ended.options.callbacks.is_empty() {
             tell(tx, ended).await?;
+        }
+        if let Some(kind) = callbacks::ending(&ended.counts)
+            && ended.options.notify.contains(&kind)
+        {
+            notify(tx, ended, kind).await?;
         }
     }
     Ok(())
@@ -62,7 +69,7 @@ async fn tell(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
     let created_at = time(batch.try_get(3)?);
     let external_id: Option<String> = batch.try_get(4)?;
     let deliveries = outcomes(tx, ended.batch).await?;
-    let kind = format!("batch.{}", callbacks::ending(&ended.counts));
+    let kind = format!("batch.{}", callbacks::ending(&ended.counts).map_or("pending", NoticeKind::name));
     let due = callbacks::due(&ended.options.callbacks, &ended.counts);
     for (position, (moment, callback)) in due.enumerate() {
         let data = json!({
@@ -85,6 +92,23 @@ async fn tell(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
         insert(tx, &about, made).await?;
     }
     sqlx::query(TOLD).bind(ended.batch.uuid()).execute(&mut tx.conn).await?;
+    Ok(())
+}
+
+/// Notes the end for the project's rules, with the first delivery that failed.
+async fn notify(tx: &mut Tx, ended: &Ended, kind: NoticeKind) -> Result<(), StoreError> {
+    let batch = sqlx::query(BATCH).bind(ended.batch.uuid()).fetch_one(&mut tx.conn).await?;
+    let lead = LeadId::from_uuid(batch.try_get(0)?);
+    let failed = sqlx::query(FAILED).bind(ended.batch.uuid()).fetch_optional(&mut tx.conn).await?;
+    let (mut credential, mut why) = (None, None);
+    if let Some(row) = &failed {
+        credential = Some((CredentialId::from_uuid(row.try_get(0)?), row.try_get(1)?));
+        let (code, text): (Option<&str>, Option<&str>) = (row.try_get(2)?, row.try_get(3)?);
+        let said: Vec<&str> = code.into_iter().chain(text).collect();
+        why = (!said.is_empty()).then(|| said.join(": "));
+    }
+    let project = ProjectId::from_uuid(batch.try_get(1)?);
+    super::notices::note(tx, &Notice { kind, project, batch: ended.batch, lead, credential, why, at: ended.at }).await?;
     Ok(())
 }
 
@@ -149,6 +173,10 @@ select b.lead_id, b.project_id, b.correlation, b.created_at, l.external_id
 const OUTCOMES: &str = "
 select id, channel, credential_id, status, last_code from deliveries where batch_id = $1 and kind = 'lead' order by position";
 
+const FAILED: &str = "
+select credential_id, channel, last_code, last_error from deliveries
+ where batch_id = $1 and kind = 'lead' and status in ('failed', 'in_doubt') order by position limit 1";
+
 const TOLD: &str = "update batches set told = 1 where id = $1";
 
 const INSERT: &str = "
@@ -159,4 +187,4 @@ values ($1, $5, $9, $9, $2, $3, $13, $8, $10, $11)";
 
 /// The statements that a batch's end may take, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[BATCH, OUTCOMES, TOLD, INSERT];
+pub(super) const HOT: &[&str] = &[BATCH, OUTCOMES, FAILED, TOLD, INSERT];

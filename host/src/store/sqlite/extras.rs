@@ -12,7 +12,7 @@ struct Timer {
     due_at: Timestamp,
     delivery: DeliveryId,
     kind: &'static str,
-    rule: usize,
+    rule: String,
     data: Option<String>,
 }
 
@@ -30,12 +30,12 @@ impl Prepared {
         let IntakeExtras { credentials, deadline_at, watches } = extras;
         let mut timers = Vec::new();
         if let Some(due_at) = deadline_at {
-            let timer = |delivery: &NewDelivery| Timer { due_at, delivery: delivery.id, kind: "deadline", rule: 0, data: None };
+            let timer = |delivery: &NewDelivery| Timer { due_at, delivery: delivery.id, kind: "deadline", rule: String::new(), data: None };
             timers.extend(deliveries.iter().map(timer));
         }
         for (rule, watch) in watches.iter().enumerate() {
             let data = Some(to_json(&watch.rule)?);
-            timers.push(Timer { due_at: watch.due_at, delivery: watch.delivery, kind: "fallback", rule, data });
+            timers.push(Timer { due_at: watch.due_at, delivery: watch.delivery, kind: "fallback", rule: rule.to_string(), data });
         }
         let empty = (deliveries.is_empty() && ended::matters(options)).then(|| options.clone());
         Ok(Self { credentials, deadline_at, timers, empty })
@@ -59,7 +59,7 @@ pub(super) async fn write(tx: &mut Tx, batch: BatchId, extras: &Prepared, now: T
             .bind(due_at.as_millis())
             .bind(delivery.uuid())
             .bind(*kind)
-            .bind(i64::try_from(*rule).unwrap_or(i64::MAX))
+            .bind(rule.clone())
             .bind(data.clone())
             .execute(&mut tx.conn)
             .await?;
@@ -74,7 +74,7 @@ pub(super) async fn write(tx: &mut Tx, batch: BatchId, extras: &Prepared, now: T
 }
 
 const DEADLINES: &str = "update deliveries set deadline_at = $2 where batch_id = $1";
-const TIMER: &str = "insert into timers (due_at, delivery_id, kind, rule, data) values ($1, $2, $3, $4, $5)";
+const TIMER: &str = "insert into timers (due_at, subject, kind, rule, data) values ($1, $2, $3, $4, $5)";
 
 /// The statements, for the check of their plans.
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod full;
 mod kv;
 mod lead_cache;
 mod lease;
+mod notices;
 mod open;
 mod pack;
 #[cfg(test)]
@@ -44,7 +45,7 @@ use super::{
 };
 use crate::model::{
     ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId,
-    LeadRecord, Pin, Project, ProjectId, StateReason, Timestamp,
+    LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Timestamp,
 };
 
 /// Settings of a store.
@@ -185,6 +186,11 @@ impl Store for SqliteStore {
 
     async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError> {
         write!(self, tx, [now, limit], timers::fire(tx, *now, *limit))
+    }
+
+    async fn note(&self, notice: &Notice) -> Result<bool, StoreError> {
+        let notice = notice.clone();
+        write!(self, tx, [notice], notices::note(tx, notice))
     }
 
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {

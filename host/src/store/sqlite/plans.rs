@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
-use super::{accept, admin, answers, book, credentials, ended, extras, finish, kv, lease, open, read, sending, settle, timers};
+use super::{accept, admin, answers, book, credentials, ended, extras, finish, kv, lease, notices, open, read, sending, settle, timers};
 use crate::model::{ProjectId, Timestamp};
 use crate::store::ListQuery;
 
@@ -44,6 +44,7 @@ async fn no_statement_reads_a_whole_table() {
         ended::HOT,
         extras::HOT,
         timers::HOT,
+        notices::HOT,
         sending::READS,
     ];
     for sql in groups.into_iter().flatten() {

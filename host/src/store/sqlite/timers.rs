@@ -1,12 +1,14 @@
-//! What happens by time alone: deliveries that were not sent by their deadline fail, and those not delivered in time get
-//! their fallbacks. A timer that has nothing to do any more is forgotten when it is due.
+//! What happens by time alone: deliveries that were not sent by their deadline fail, those not delivered in time get their
+//! fallbacks, and notification rules tell what they have gathered. A timer that has nothing to do any more is forgotten when it is due.
 
 use std::collections::BTreeMap;
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqlitePool};
+use uuid::Uuid;
 
 use super::ended::{self, About, Made};
+use super::notices;
 use super::read::{json, time};
 use super::settle::{Ending, Job, Settling, job_columns};
 use super::words::Word;
@@ -21,21 +23,16 @@ pub(super) async fn next(pool: &SqlitePool) -> Result<Option<Timestamp>, StoreEr
 
 struct Timer {
     due_at: i64,
-    delivery: DeliveryId,
+    /// The delivery, or for notifications the project.
+    subject: Uuid,
     kind: String,
-    rule: i64,
+    rule: String,
     data: Option<String>,
 }
 
 impl Timer {
     fn read(row: &SqliteRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            due_at: row.try_get(0)?,
-            delivery: DeliveryId::from_uuid(row.try_get(1)?),
-            kind: row.try_get(2)?,
-            rule: row.try_get(3)?,
-            data: row.try_get(4)?,
-        })
+        Ok(Self { due_at: row.try_get(0)?, subject: row.try_get(1)?, kind: row.try_get(2)?, rule: row.try_get(3)?, data: row.try_get(4)? })
     }
 }
 
@@ -50,27 +47,30 @@ pub(super) async fn fire(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<(Vec
     for timer in &timers {
         sqlx::query(FORGET)
             .bind(timer.due_at)
-            .bind(timer.delivery.uuid())
+            .bind(timer.subject)
             .bind(timer.kind.clone())
-            .bind(timer.rule)
+            .bind(timer.rule.clone())
             .execute(&mut tx.conn)
             .await?;
-        match &timer.data {
-            None => deadline(tx, timer, now).await?.into_iter().for_each(&mut note),
-            Some(rule) => fallback(tx, timer.delivery, &json(rule)?, now).await?.into_iter().for_each(&mut note),
-        }
+        let delivery = DeliveryId::from_uuid(timer.subject);
+        let changed = match (timer.kind.as_str(), &timer.data) {
+            ("notify", _) => notices::tell(tx, ProjectId::from_uuid(timer.subject), &timer.rule, now).await?,
+            ("fallback", Some(rule)) => fallback(tx, delivery, &json(rule)?, now).await?,
+            _ => deadline(tx, delivery, now).await?,
+        };
+        changed.into_iter().for_each(&mut note);
     }
     let more = timers.len() >= limit as usize;
     Ok((changes.into_values().collect(), more))
 }
 
 /// Fails a delivery that waits. What is being sent at this moment is looked at again when its lease is over.
-async fn deadline(tx: &mut Tx, timer: &Timer, now: Timestamp) -> Result<Option<Changed>, StoreError> {
-    let Some(row) = sqlx::query(JOB).bind(timer.delivery.uuid()).fetch_optional(&mut tx.conn).await? else { return Ok(None) };
+async fn deadline(tx: &mut Tx, delivery: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
+    let Some(row) = sqlx::query(JOB).bind(delivery.uuid()).fetch_optional(&mut tx.conn).await? else { return Ok(None) };
     let job = Job::read(&row)?;
     let lease_ends: i64 = row.try_get(9)?;
     if job.sending && lease_ends > now.as_millis() {
-        sqlx::query(AGAIN).bind(lease_ends).bind(timer.delivery.uuid()).execute(&mut tx.conn).await?;
+        sqlx::query(AGAIN).bind(lease_ends).bind(delivery.uuid()).execute(&mut tx.conn).await?;
         return Ok(None);
     }
     let mut settling = Settling::default();
@@ -130,13 +130,13 @@ async fn fallback(tx: &mut Tx, delivery: DeliveryId, rule: &FallbackRule, now: T
 
 const NEXT: &str = "select min(due_at) from timers";
 
-const DUE: &str = "select due_at, delivery_id, kind, rule, data from timers where due_at <= $1 order by due_at limit $2";
+const DUE: &str = "select due_at, subject, kind, rule, data from timers where due_at <= $1 order by due_at limit $2";
 
-const FORGET: &str = "delete from timers where due_at = $1 and delivery_id = $2 and kind = $3 and rule = $4";
+const FORGET: &str = "delete from timers where due_at = $1 and subject = $2 and kind = $3 and rule = $4";
 
 const JOB: &str = concat!("select ", job_columns!(), ", j.due_at from jobs j where j.id = $1");
 
-const AGAIN: &str = "insert or ignore into timers (due_at, delivery_id, kind, rule) values ($1, $2, 'deadline', 0)";
+const AGAIN: &str = "insert or ignore into timers (due_at, subject, kind, rule) values ($1, $2, 'deadline', '')";
 
 const WATCHED: &str = "
 select d.status, d.batch_id, d.lead_id, d.project_id, b.correlation, d.channel, d.last_code,
