@@ -59,7 +59,32 @@ async fn a_lead_that_the_crm_does_not_take_goes_to_people_once_at_its_deadline()
     let late = &batch["deliveries"][0];
     assert_eq!((&late["status"], &late["late"], &batch["status"]), (&json!("delivered"), &json!(true), &json!("completed")));
     assert_eq!((at(&sink, "/chat"), at(&sink, "/mail"), batch["fallbacks"].as_array().unwrap().len()), (1, 1, 2));
+    assert_eq!(host.get("/api/projects/ext:shop/speed").await["channels"][0]["late"], 1);
     assert_eq!(host.get("/api/leads?project=ext:shop").await["data"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_project_sees_how_fast_its_leads_arrive_and_what_waits_longest() {
+    let (sink, host, [crm, ..]) = shop().await;
+    let speed = async || host.get("/api/projects/ext:shop/speed").await;
+    assert_eq!(speed().await, json!({"channels": [], "credentials": [], "sampled": false, "oldest_undelivered": null}));
+    host.send(json!({"name": "at once"})).await;
+    host.idle().await;
+    sink.script_for("/crm", [Answer::status(503)]);
+    let second = host.send(json!({"name": "after a retry"})).await;
+    host.advance(SECOND * 60).await;
+    let seen = speed().await;
+    assert_eq!((&seen["oldest_undelivered"]["lead_id"], &seen["oldest_undelivered"]["age_sec"]), (&second["lead_id"], &json!(60)));
+    host.advance(SECOND * 80).await;
+    let seen = speed().await;
+    let (channel, credential) = (&seen["channels"][0], &seen["credentials"][0]);
+    assert_eq!((&channel["channel"], &channel["delivered"], &channel["p50_ms"]), (&json!("webhook"), &json!(2), &json!(0)), "{seen}");
+    let slowest = channel["max_ms"].as_u64().unwrap();
+    assert!((120_000..=140_000).contains(&slowest), "{seen}");
+    assert_eq!((&credential["credential_id"], &credential["p95_ms"], &credential["late"]), (&json!(crm), &json!(slowest), &json!(0)));
+    assert_eq!(seen["oldest_undelivered"], Value::Null);
+    let before = host.get("/api/projects/ext:shop/speed?created_before=2026-11-22T09:00:00Z").await;
+    assert_eq!(before["channels"], json!([]));
 }
 
 #[tokio::test]

@@ -216,6 +216,32 @@ async fn a_deadline_is_a_failure_like_any_other(backend: &dyn Backend) {
     assert_eq!(store.fire_timers(at(1_000), 1).await.unwrap(), (vec![], false));
 }
 
+async fn speed_is_that_of_leads_in_their_project_and_time(backend: &dyn Backend) {
+    let store = backend.open(100).await;
+    let (project, lane) = (project_id(), lanes(1));
+    let send = async |project: ProjectId, now: i64| {
+        let intake = intake(project, &lane, at(now));
+        let id = intake.deliveries[0].id;
+        accept(&*store, intake).await;
+        id
+    };
+    let (first, second) = (send(project, 0).await, send(project, 1_000).await);
+    let other = send(project_id(), 500).await;
+    let job = |id: DeliveryId, all: &[Leased]| all.iter().find(|one| one.job.delivery == id).unwrap().job;
+    let leased = lease(&*store, &lane, at(2_000)).await;
+    for (id, ms) in [(second, 4_000), (other, 5_000)] {
+        finish_one(&*store, job(id, &leased), end(DeliveryStatus::Delivered), at(ms)).await.unwrap();
+    }
+    let arrival = |ms| Arrival { credential: lane[0], ms, late: false };
+    let seen = store.speed(project, at(0), at(10_000), 100).await.unwrap();
+    assert_eq!(seen, Speed { delivered: vec![arrival(3_000)], has_more: false, oldest: Some(first) });
+    assert!(store.speed(project, at(0), at(10_000), 2).await.unwrap().has_more);
+    assert_eq!(store.speed(project, at(0), at(1_000), 100).await.unwrap().delivered, []);
+    finish_one(&*store, job(first, &leased), end(DeliveryStatus::Failed), at(6_000)).await.unwrap();
+    let seen = store.speed(project, at(0), at(10_000), 100).await.unwrap();
+    assert_eq!((seen.delivered.len(), seen.oldest), (1, None), "what failed is neither");
+}
+
 fn rule(to: &[CredentialId]) -> FallbackRule {
     let target = |id: &CredentialId| FallbackTarget { credential: *id, channel: "telegram".to_owned(), settings: None };
     let to = to.iter().map(target).collect();
@@ -375,6 +401,7 @@ contract!(
     what_was_not_sent_by_its_deadline_fails,
     a_deadline_is_a_failure_like_any_other,
     what_is_not_delivered_in_time_goes_elsewhere_once,
+    speed_is_that_of_leads_in_their_project_and_time,
     rules_gather_what_happens_while_they_keep_quiet,
     callback_urls_share_one_credential_for_each_origin,
     callback_secrets_are_written_over_what_was_read,

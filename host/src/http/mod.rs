@@ -24,6 +24,7 @@ pub mod notifications;
 mod openapi;
 pub mod projects;
 pub mod send;
+pub mod speed;
 pub mod views;
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(projects::create, projects::list))
         .routes(routes!(projects::show, projects::change))
         .routes(routes!(callback_secret::rotate))
+        .routes(routes!(speed::show))
         .routes(routes!(credentials::create_in_project, credentials::list_of_project))
         .routes(routes!(credentials::create_in_entity, credentials::list_of_entity))
         .routes(routes!(credentials::show, credentials::replace, credentials::change, credentials::delete))

@@ -11,6 +11,7 @@ pub mod notices;
 pub mod outcome;
 pub mod rate;
 pub mod retry;
+pub mod speed;
 
 /// What is wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]

@@ -314,6 +314,28 @@ pub struct ListQuery {
     pub limit: u32,
 }
 
+/// How fast leads of a project arrived.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Speed {
+    /// One for each lead's delivery that was made.
+    pub delivered: Vec<Arrival>,
+    /// Older deliveries of the time were not looked at.
+    pub has_more: bool,
+    /// The oldest delivery of a lead that waits or is being sent.
+    pub oldest: Option<DeliveryId>,
+}
+
+/// One delivery that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    #[allow(missing_docs)]
+    pub credential: CredentialId,
+    /// From accepted to delivered, in milliseconds.
+    pub ms: u64,
+    /// A fallback had stood in for it.
+    pub late: bool,
+}
+
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
@@ -451,6 +473,9 @@ pub trait Store: Send + Sync + 'static {
     async fn deliveries_of_batch(&self, batch: BatchId) -> Result<Vec<Delivery>, StoreError>;
     #[allow(missing_docs)]
     async fn deliveries(&self, query: &ListQuery) -> Result<Page<Delivery>, StoreError>;
+    /// How fast the newest `limit` deliveries of a project, made from `after` on and before `before`, were made; and the oldest
+    /// that is not, among the `limit` oldest that wait.
+    async fn speed(&self, project: ProjectId, after: Timestamp, before: Timestamp, limit: u32) -> Result<Speed, StoreError>;
     /// By number.
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError>;
 

@@ -25,6 +25,7 @@ mod plans;
 mod read;
 mod sending;
 mod settle;
+mod speed;
 mod timers;
 mod words;
 mod writer;
@@ -41,7 +42,7 @@ use sqlx::{Row, SqlitePool};
 use self::accept::Accepting;
 use super::{
     Accepted, Changed, Finish, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page,
-    Pruned, Store, StoreError, StoredAnswer, Written,
+    Pruned, Speed, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
     ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId,
@@ -223,6 +224,10 @@ impl Store for SqliteStore {
 
     async fn deliveries(&self, query: &ListQuery) -> Result<Page<Delivery>, StoreError> {
         read::deliveries(&self.readers, query).await
+    }
+
+    async fn speed(&self, project: ProjectId, after: Timestamp, before: Timestamp, limit: u32) -> Result<Speed, StoreError> {
+        speed::speed(&self.readers, project, after, before, limit).await
     }
 
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError> {

@@ -116,7 +116,7 @@ fn newest_first(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, table: &str) 
 }
 
 /// The smallest UUIDv7 of a time.
-fn id_at(millis: i64) -> Uuid {
+pub(super) fn id_at(millis: i64) -> Uuid {
     let millis = millis.clamp(0, (1 << 48) - 1) as u128;
     Uuid::from_u128(millis << 80)
 }
