@@ -24,6 +24,7 @@ async fn shop() -> (HttpSink, TestHost, [String; 3]) {
         "to": [{"credential_id": chat}, {"credential_id": mail, "settings": {"method": "PUT"}}]});
     let (status, project) = host.patch("/api/projects/ext:shop", &json!({"fallbacks": [rule.clone()]})).await;
     assert_eq!((status, &project["fallbacks"][0]), (200, &rule), "{project}");
+    host.idle().await;
     (sink, host, [crm, chat, mail])
 }
 
