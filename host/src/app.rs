@@ -83,6 +83,8 @@ impl Channels for Registry {
 pub trait Dispatch: Send + Sync + 'static {
     /// See [`Lanes::hint`].
     fn hint(&self, lanes: &[(CredentialId, Timestamp)]);
+    /// See [`Lanes::timer`].
+    fn timer(&self, due_at: Timestamp);
     /// See [`Lanes::credential_changed`].
     fn credential_changed(&self, id: CredentialId);
     /// See [`Lanes::credential_mended`].
@@ -103,6 +105,10 @@ pub trait Dispatch: Send + Sync + 'static {
 impl Dispatch for Lanes {
     fn hint(&self, lanes: &[(CredentialId, Timestamp)]) {
         Self::hint(self, lanes);
+    }
+
+    fn timer(&self, due_at: Timestamp) {
+        Self::timer(self, due_at);
     }
 
     fn credential_changed(&self, id: CredentialId) {
@@ -181,8 +187,15 @@ impl App {
         Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, caches: Arc::default() }
     }
 
-    /// A person cancelled something: whoever waits for the batch hears of its end.
+    /// A person cancelled something: whoever waits for the batch hears of its end, and the lanes of what follows it.
     pub fn batch_changed(&self, changed: &Changed) {
+        let now = self.now();
+        let queued: Vec<_> = changed.queued.iter().map(|lane| (*lane, now)).collect();
+        self.lanes.hint(&queued);
+        changed.erased.iter().for_each(|lane| self.lanes.credential_changed(*lane));
+        if changed.timer {
+            self.lanes.timer(now);
+        }
         if let Some(status) = changed.ended {
             self.lanes.batch_ended(changed.batch, status);
         }

@@ -22,6 +22,9 @@ const BOT_TOKEN: &str = "7301946528:AAGxq0Uu-bot_token_of_this_run_0001";
 const BOT_TOKEN_BAD: &str = "7301946528:AAGxq0Uu-bot_token_revoked_0002";
 const SMTP_PASSWORD: &str = "Smtp?Password/of this+run=Ж03";
 const SMTP_PASSWORD_BAD: &str = "Smtp?Wrong/Password+of=run04";
+const CALLBACK: &str = "whsec_Y2FsbGJhY2stc2VjcmV0P29mfnRoaXMtcnVuMDc=";
+const CALLBACK_OLD: &str = "whsec_b2xkLWNhbGxiYWNrLXNlY3JldH5ydW4tMDg5OTk=";
+const INLINE_TOKEN: &str = "7301946528:AAGxq0Uu-bot_token_of_one_send_09";
 /// Sent where it does not belong.
 const MISPLACED: &str = "misplaced-secret-of-this-run-0005";
 const PHONE: &str = "+7 916 555-43-21";
@@ -220,6 +223,35 @@ async fn deliveries(api: &Api<'_>, peers: &Peers) -> Vec<String> {
     vec![hook, chat, mail, gone, bad_chat, bad_mail]
 }
 
+/// Secrets of single sends, and of the project's callbacks.
+async fn sends(api: &Api<'_>, peers: &Peers) {
+    for secret in [CALLBACK_OLD, CALLBACK] {
+        let (status, answer) = api.ask("POST", "/api/projects/ext:shop/callback-secret", json!({"secret": secret})).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let told = peers.sink.received().len();
+    peers.bot.script([Play::Refuse { code: 400, description: format!("no: bot{INLINE_TOKEN}") }]);
+    peers.sink.always_for("/told", Answer::ok().body(format!("{CALLBACK} {CALLBACK_OLD}")));
+    for name in ["Refused", "Taken"] {
+        let body = json!({"project": "ext:shop", "lead": {"name": name, "phone": PHONE}, "integrations": ["telegram"],
+            "credentials": {"telegram": {"config": {"chat_id": 44}, "secrets": {"bot_token": INLINE_TOKEN}}},
+            "callbacks": {"finally": [{"url": peers.sink.url("/told")}]}});
+        let request = api.request("POST", "/api/integrations/send-batch").header("prefer", "wait=5").header("idempotency-key", name);
+        let (status, sent) = api.send(request.json(&body), true).await;
+        assert!(matches!(status, 200 | 202), "{sent}");
+    }
+    peers.sink.wait_for(told + 2).await;
+    for wrong in [json!({"bot_token": MISPLACED}), json!({"bot_tokken": INLINE_TOKEN}), json!(INLINE_TOKEN), json!([INLINE_TOKEN])] {
+        let body = json!({"project": "ext:shop", "lead": {"name": "x"}, "credentials": {"telegram": {"config": {"chat_id": 1}, "secrets": wrong}}});
+        let (status, answer) = api.ask("POST", "/api/integrations/send-batch", body).await;
+        assert_eq!(status, 422, "{answer}");
+    }
+    for wrong in [json!({"secret": MISPLACED}), json!({"secret": [CALLBACK]}), json!({"secrets": CALLBACK})] {
+        let (status, answer) = api.ask("POST", "/api/projects/ext:shop/callback-secret", wrong).await;
+        assert_eq!(status, 422, "{answer}");
+    }
+}
+
 /// Secrets where they do not belong, and requests that are wrong in other ways.
 async fn mistakes(api: &Api<'_>, hook: &str, chat: &str) {
     let path = "/api/projects/ext:shop/credentials";
@@ -356,6 +388,7 @@ async fn no_secret_is_found_in_clear_after_a_full_run() {
     let api = Api { host: &host, client: client(), key: admin.clone(), answers: &answers };
     api.ask("POST", "/api/projects", json!({"external_id": "shop", "name": "Shop", "dedup": {"enabled": false}})).await;
     let credentials = deliveries(&api, &peers).await;
+    sends(&api, &peers).await;
     mistakes(&api, &credentials[0], &credentials[1]).await;
     let key = make_key(&api).await;
     read_everything(&api).await;
@@ -368,6 +401,9 @@ async fn no_secret_is_found_in_clear_after_a_full_run() {
         ("revoked bot token", BOT_TOKEN_BAD),
         ("mail password", SMTP_PASSWORD),
         ("wrong mail password", SMTP_PASSWORD_BAD),
+        ("callback secret", CALLBACK),
+        ("previous callback secret", CALLBACK_OLD),
+        ("bot token of one send", INLINE_TOKEN),
         ("misplaced secret", MISPLACED),
         ("admin.key", &admin),
         ("master.key", &master),

@@ -91,6 +91,7 @@ pub(super) fn intake(project: ProjectId, lanes: &[CredentialId], now: Timestamp)
         deliveries,
         correlation: "0197-correlation".to_owned(),
         idempotency: None,
+        extras: IntakeExtras::default(),
     }
 }
 
@@ -448,7 +449,7 @@ async fn a_delivery_is_retried_and_then_delivered_with_every_attempt_on_record(b
     }];
     let written = failed.attempts.clone();
     let changed = store.finish(vec![failed]).await.unwrap();
-    assert_eq!(changed, [Some(Changed { batch, lead, ended: None })]);
+    assert_eq!(changed, [Some(Changed::only(batch, lead))]);
     let queued = store.delivery(id).await.unwrap().unwrap();
     assert_eq!((queued.status, queued.due_at, queued.attempts), (DeliveryStatus::Queued, Some(at(5_000)), 1));
     assert_eq!((queued.last_code.as_deref(), queued.last_error.as_deref()), (Some("http_500"), Some("the server is ill")));
@@ -659,12 +660,12 @@ async fn cancelling_spares_what_is_being_sent(backend: &dyn Backend) {
     let (lead, batch, ids) = send(&*store, &lanes, at(0)).await;
     let leased = lease_one(&*store, lanes[0], at(0)).await;
     assert_eq!(store.cancel_delivery(ids[0], at(1)).await.unwrap(), None);
-    assert_eq!(store.cancel_delivery(ids[1], at(1)).await.unwrap(), Some(Changed { batch, lead, ended: None }));
+    assert_eq!(store.cancel_delivery(ids[1], at(1)).await.unwrap(), Some(Changed::only(batch, lead)));
     assert_eq!(store.cancel_delivery(ids[1], at(1)).await.unwrap(), None);
     assert_eq!(store.cancel_delivery(DeliveryId::new(at(0)), at(1)).await.unwrap(), None);
     assert_eq!(store.cancel_batch(BatchId::new(at(0)), at(1)).await.unwrap(), None);
-    assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((1, Changed { batch, lead, ended: None })));
-    assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((0, Changed { batch, lead, ended: None })));
+    assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((1, Changed::only(batch, lead))));
+    assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((0, Changed::only(batch, lead))));
     store.release(&[leased.job], at(3)).await.unwrap();
     let (count, changed) = store.cancel_batch(batch, at(3)).await.unwrap().unwrap();
     assert_eq!((count, changed.ended), (1, Some(BatchStatus::Cancelled)));
@@ -687,7 +688,7 @@ async fn a_retry_by_hand_opens_the_batch_again(backend: &dyn Backend) {
     assert_eq!(store.retry_delivery(ids[1], at(2)).await.unwrap(), None, "it was delivered");
     assert_eq!(store.retry_delivery(DeliveryId::new(at(0)), at(2)).await.unwrap(), None);
 
-    assert_eq!(store.retry_delivery(ids[0], at(2)).await.unwrap(), Some(Changed { batch, lead, ended: None }));
+    assert_eq!(store.retry_delivery(ids[0], at(2)).await.unwrap(), Some(Changed::only(batch, lead)));
     assert_eq!(store.retry_delivery(ids[0], at(2)).await.unwrap(), None, "it is queued");
     let delivery = store.delivery(ids[0]).await.unwrap().unwrap();
     assert_eq!((delivery.status, delivery.due_at, delivery.attempts), (DeliveryStatus::Queued, Some(at(2)), 0));
@@ -893,6 +894,8 @@ fn project(external_id: &str) -> Project {
         time_zone: "Europe/Moscow".to_owned(),
         locale: "ru".to_owned(),
         dedup: DedupSettings { enabled: false, ttl_sec: 60 },
+        sending: SendingSettings::default(),
+        callback_secrets: CallbackSecrets::default(),
         created_at: at(0),
         updated_at: at(0),
     }
@@ -967,6 +970,7 @@ fn credential(project: ProjectId) -> Credential {
     Credential {
         id: CredentialId::new(at(0)),
         project,
+        purpose: Purpose::Standing,
         entity: None,
         channel: "webhook".to_owned(),
         name: "Hook".to_owned(),
@@ -1197,6 +1201,9 @@ contract!(
     a_channel_has_one_active_pin,
     pruning_removes_what_has_expired_in_slices,
 );
+
+#[path = "store_contract_sending.rs"]
+mod sending;
 
 mod sqlite_file {
     //! What belongs to the file, not to the contract.

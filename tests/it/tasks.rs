@@ -147,8 +147,9 @@ async fn leads_are_sent_again_by_id_and_by_filter() {
     let (sink, host, _) = failed(5).await;
     let leads = host.get("/api/leads?status=failed").await;
     let ids: Vec<&str> = leads["data"].as_array().unwrap().iter().map(|lead| lead["id"].as_str().unwrap()).collect();
+    let other = format!("ext:{}", leads["data"][1]["external_id"].as_str().unwrap());
     let unknown = "lead_00000000000000000000000000";
-    let body = json!({"project": "ext:shop", "lead_ids": [ids[0], ids[0], "ext:lead-1", unknown], "integration_types": ["webhook"]});
+    let body = json!({"project": "ext:shop", "lead_ids": [ids[0], ids[0], other, unknown], "integration_types": ["webhook"]});
     let request = || host.request("POST", "/api/leads/resend").header("idempotency-key", "k-1").json(&body);
     let (status, first) = host.answer(request()).await;
     assert_eq!(status, 202, "{first}");
@@ -269,4 +270,28 @@ async fn a_key_of_another_project_sees_and_touches_nothing() {
     let (_, nothing) = host.post("/api/leads/resend", &json!({"lead_ids": [lead]})).await;
     assert_eq!((&nothing["errors"][0]["code"], &nothing["task_id"]), (&json!("not_found"), &Value::Null), "{nothing}");
     assert!(sink.received().len() <= before + 4, "only what the owner asked for was sent");
+}
+
+#[tokio::test]
+async fn a_lead_sent_again_by_a_task_has_the_projects_fallbacks() {
+    let sink = HttpSink::start().await.unwrap();
+    let host = TestHost::start().await;
+    host.project().await;
+    let crm = json!({"channel": "webhook", "name": "CRM", "config": {"url": sink.url("/crm")}, "retry": {"schedule": ["10m"]}});
+    let crm = host.enable_with(crm).await;
+    let chat = json!({"channel": "webhook", "name": "Chat", "entity": "nobody", "config": {"url": sink.url("/chat")}});
+    let chat = host.enable_with(chat).await;
+    host.send(json!({"name": "Ann", "external_id": "f-1"})).await;
+    host.idle().await;
+    let rule = json!({"name": "CRM in time", "credential_id": crm, "within_sec": 60, "to": [{"credential_id": chat}]});
+    let (status, project) = host.patch("/api/projects/ext:shop", &json!({"fallbacks": [rule]})).await;
+    assert_eq!(status, 200, "{project}");
+    sink.always_for("/crm", Answer::status(503));
+    let id = start(&host, "/api/leads/resend", json!({"lead_ids": ["ext:f-1"], "project": "ext:shop"})).await;
+    until(&host, &id, ended).await;
+    let paths = || sink.received().into_iter().map(|request| request.path).collect::<Vec<_>>();
+    host.advance(50 * SECOND).await;
+    assert_eq!(paths(), ["/crm", "/crm"]);
+    host.advance(10 * SECOND).await;
+    assert_eq!(paths(), ["/crm", "/crm", "/chat"]);
 }

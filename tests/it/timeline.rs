@@ -92,3 +92,40 @@ async fn an_attempt_is_the_whole_log_of_a_call_with_what_is_sensitive_masked_and
     let text = attempt.to_string();
     assert!(!text.contains("very-secret-token") && !text.contains("9161234567"), "{}", &text[..2_000]);
 }
+
+#[tokio::test]
+async fn what_follows_a_batch_is_told_beside_it() {
+    let sink = HttpSink::start().await.unwrap();
+    let host = TestHost::start().await;
+    host.project().await;
+    let crm = json!({"channel": "webhook", "name": "CRM", "config": {"url": sink.url("/crm")}, "retry": {"schedule": ["2m"]}});
+    let crm = host.enable_with(crm).await;
+    let chat = json!({"channel": "webhook", "name": "Chat", "entity": "nobody", "config": {"url": sink.url("/chat")}});
+    let chat = host.enable_with(chat).await;
+    let rule = json!({"name": "CRM in time", "credential_id": crm, "within_sec": 60, "to": [{"credential_id": chat}]});
+    let (status, project) = host.patch("/api/projects/ext:shop", &json!({"fallbacks": [rule]})).await;
+    assert_eq!(status, 200, "{project}");
+    sink.script_for("/crm", [Answer::status(503)]);
+    host.send(json!({"name": "Ann", "external_id": "f-1", "callbacks": {"finally": [{"url": sink.url("/told")}]}})).await;
+    for seconds in [60, 90] {
+        host.advance(Duration::from_secs(seconds)).await;
+    }
+    let timeline = host.get("/api/leads/ext:f-1/timeline?project=ext:shop").await;
+    let story = story(&timeline);
+    let kinds: Vec<&str> = story.iter().map(|(kind, _)| *kind).collect();
+    let wanted = [
+        ["lead_accepted", "batch_queued", "attempt"],
+        ["follow_up_queued", "attempt", "delivery_ended"],
+        ["attempt", "delivery_ended", "batch_ended"],
+        ["follow_up_queued", "attempt", "delivery_ended"],
+    ];
+    assert_eq!(kinds, wanted.concat(), "{timeline:#}");
+    assert_eq!(story[1].1, "Queued for webhook “CRM”", "what was asked for, and nothing else");
+    assert!(story[3].1.starts_with("Queued a fallback to webhook “Chat”: rule `CRM in time`"), "{}", story[3].1);
+    assert_eq!(story[5].1, "fallback to webhook “Chat”: delivered");
+    assert_eq!(story[8].1, "All has ended: completed (1 delivered)");
+    assert!(story[9].1.starts_with("Queued a callback to webhook “Callbacks to http://"), "{}", story[9].1);
+    let sent_to = async |what: &str| host.get(&format!("/api/leads?project=ext:shop&{what}")).await["data"].as_array().unwrap().len();
+    let callback = timeline["data"][9]["credential_id"].as_str().unwrap();
+    assert_eq!((sent_to(&format!("credential={chat}")).await, sent_to(&format!("credential={callback}")).await), (1, 0));
+}

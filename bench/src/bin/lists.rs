@@ -16,7 +16,7 @@ use leadwire::model::{
 };
 use leadwire::policy::search;
 use leadwire::store::sqlite::{SqliteStore, StoreOptions};
-use leadwire::store::{Finish, Intake, LaneQuota, ListQuery, NewDelivery, Next, Store};
+use leadwire::store::{Finish, Intake, IntakeExtras, LaneQuota, ListQuery, NewDelivery, Next, Store};
 use leadwire_bench::percentile::Samples;
 
 /// Leads that are stored together.
@@ -114,6 +114,7 @@ impl World {
             deliveries: deliveries.into(),
             correlation: String::new(),
             idempotency: None,
+            extras: IntakeExtras::default(),
         }
     }
 }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::model::{BatchId, BatchOptions, DeliveryId, LeadId, LeadRecord, LeadStatus, Task, TaskError, TaskId, TaskKind, Timestamp};
-use crate::policy::fanout::{Named, Wanted, fan_out};
-use crate::store::{Cursor, Intake, ListQuery, NewDelivery, Slice, SliceWork, StoreError};
+use crate::policy::fanout::{Candidates, Named, Wanted, fan_out};
+use crate::store::{Cursor, Intake, IntakeExtras, ListQuery, NewDelivery, Slice, SliceWork, StoreError, Watch};
 
 /// Rows of one slice at most.
 const SLICE: u32 = 50;
@@ -159,6 +159,7 @@ async fn slice(app: &App, task: &Task, now: Timestamp) -> Result<u32, StoreError
             (SliceWork::Send(intakes), ahead.to, rows, errors)
         }
     };
+    let timer = first_timer(&work);
     let looked_at = u32::try_from(rows).unwrap_or(u32::MAX);
     let ends = to.is_none();
     let slice = Slice { task: task.id, from: task.cursor.clone(), to, work, looked_at, errors, now };
@@ -167,12 +168,21 @@ async fn slice(app: &App, task: &Task, now: Timestamp) -> Result<u32, StoreError
         if !due.is_empty() {
             app.lanes.hint(&due);
         }
+        if let Some(due_at) = timer {
+            app.lanes.timer(due_at);
+        }
         done.batches.iter().for_each(|changed| app.batch_changed(changed));
         if ends {
             tracing::info!(task.id = %task.id, rows = task.progress.done + u64::from(looked_at), "task {} completed", task.id);
         }
     }
     Ok(looked_at)
+}
+
+/// When the first fallback of what is sent is due.
+fn first_timer(work: &SliceWork) -> Option<Timestamp> {
+    let SliceWork::Send(intakes) = work else { return None };
+    intakes.iter().flat_map(|intake| &intake.extras.watches).map(|watch| watch.due_at).min()
 }
 
 async fn deliveries(app: &App, task: &Task, asked: &Asked, most: u32) -> Result<Ahead<DeliveryId>, StoreError> {
@@ -233,9 +243,12 @@ pub async fn again(
 ) -> Result<Result<Intake, TaskError>, StoreError> {
     let lead = record.lead;
     let credentials = app.credentials(lead.project).await?;
+    let sending = app.project(lead.project).await?.map(|project| project.sending.clone()).unwrap_or_default();
     let refused = |code: &str, detail: &str| Ok(Err(TaskError { id: lead.id.to_string(), code: code.into(), detail: detail.into() }));
     let installed = |channel: &str| app.registry.installed(channel);
-    let plan = match fan_out(wanted, lead.entity.as_deref(), &credentials, installed, "/integration_types") {
+    let entity = lead.entity.as_deref();
+    let from = Candidates { entity, credentials: &credentials, inline: &[], rule: sending.entity_credentials };
+    let plan = match fan_out(wanted, from, installed, "/integration_types") {
         Ok(plan) => plan,
         Err(errors) => match errors.first() {
             Some(first) => return refused(first.code, &first.detail),
@@ -252,16 +265,18 @@ pub async fn again(
         due_at: now,
         settings: None,
     };
-    let deliveries = plan.targets.iter().map(|target| delivery(&target.credential)).collect();
+    let deliveries: Vec<_> = plan.targets.iter().map(|target| delivery(&target.credential)).collect();
+    let watches = Watch::all(&sending.fallbacks, &deliveries);
     Ok(Ok(Intake {
         lead,
         status: LeadStatus::Accepted,
         dedup: None,
         batch: BatchId::new(now),
-        options: BatchOptions::default(),
+        options: BatchOptions { notify: sending.endings(), ..BatchOptions::default() },
         deliveries,
         correlation: correlation.to_owned(),
         idempotency: None,
+        extras: IntakeExtras { watches, ..IntakeExtras::default() },
     }))
 }
 

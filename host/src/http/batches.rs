@@ -35,7 +35,7 @@ pub async fn show_batch(State(app): State<App>, caller: Caller, Path(id): Path<S
     caller.require(Scope::LeadsRead)?;
     let batch = find_batch(&app, &caller, &id).await?;
     let deliveries = app.store.deliveries_of_batch(batch.id).await?;
-    Answer::ok(&BatchDetail { batch: batch.into(), deliveries: deliveries.into_iter().map(DeliveryView::from).collect() })
+    Answer::ok(&BatchDetail::new(batch, deliveries))
 }
 
 /// Cancel what has not been sent
@@ -100,6 +100,10 @@ pub async fn retry(State(app): State<App>, caller: Caller, Path(id): Path<String
     let before = find_delivery(&app, &caller, &id).await?;
     once(&app, &caller, &input, async {
         let now = app.now();
+        if app.store.credential(before.credential_id).await?.is_none() && before.status.is_terminal() {
+            let detail = "its credential is gone: it was deleted, or given for that send alone and erased when the batch ended";
+            return Err(ApiError::conflict("credential_gone", detail));
+        }
         if app.store.retry_delivery(before.id, now).await?.is_none() {
             let status = find_delivery(&app, &caller, &id).await?.status;
             let detail = format!("only a failed, in_doubt or cancelled delivery is retried; this one is {}", word(status));

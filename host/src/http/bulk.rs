@@ -14,8 +14,8 @@ use super::list::Conditions;
 use crate::app::App;
 use crate::chore::tasks::{Asked, again};
 use crate::model::{
-    Credential, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Scope, Task, TaskError, TaskId, TaskKind, TaskProgress, TaskStatus,
-    Timestamp,
+    Credential, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Purpose, Scope, Task, TaskError, TaskId, TaskKind, TaskProgress,
+    TaskStatus, Timestamp,
 };
 use crate::store::{KEPT_ERRORS, ListQuery};
 
@@ -286,7 +286,8 @@ async fn find_credential(app: &App, caller: &Caller, id: &str) -> Result<Credent
     let id: CredentialId = id.parse().map_err(|_| missing())?;
     let credential = app.store.credential(id).await?.ok_or_else(missing)?;
     caller.check(credential.project, "credential")?;
-    Ok(credential)
+    // What was given for one send is nobody's to look at.
+    if credential.purpose == Purpose::Send { Err(missing()) } else { Ok(credential) }
 }
 
 /// Try again what failed at a credential since a time

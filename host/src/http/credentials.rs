@@ -17,7 +17,9 @@ use super::leads::InProject;
 use super::views::List;
 use crate::app::App;
 use crate::lane::CheckAnswer;
-use crate::model::{Credential, CredentialId, CredentialState, Project, RetryOverride, Scope, SealedSecret, StateReason, Timestamp};
+use crate::model::{
+    Credential, CredentialId, CredentialState, Project, Purpose, RetryOverride, Scope, SealedSecret, StateReason, Timestamp,
+};
 use crate::plugin::manifest::Manifest;
 use crate::policy::fanout::FIRST_PARTY;
 use crate::policy::intake::own_id;
@@ -33,7 +35,8 @@ impl<'de> Deserialize<'de> for SecretInput {
     }
 }
 
-type SecretInputs = BTreeMap<String, Option<SecretInput>>;
+/// Secrets by name; null removes one.
+pub type SecretInputs = BTreeMap<String, Option<SecretInput>>;
 
 /// Tells an absent field (`None`) from one that is null (`Some(None)`).
 fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
@@ -215,7 +218,17 @@ pub(super) async fn find(app: &App, caller: &Caller, id: &str) -> Result<Credent
     let id: CredentialId = id.parse().map_err(|_| missing())?;
     let credential = app.store.credential(id).await?.ok_or_else(missing)?;
     caller.check(credential.project, "credential")?;
-    Ok(credential)
+    // What was given for one send is nobody's to look at.
+    if credential.purpose == Purpose::Send { Err(missing()) } else { Ok(credential) }
+}
+
+/// The credential, if it is an admin's to change.
+async fn find_own(app: &App, caller: &Caller, id: &str) -> Result<Credential, ApiError> {
+    let credential = find(app, caller, id).await?;
+    if credential.purpose == Purpose::Standing {
+        return Ok(credential);
+    }
+    Err(ApiError::conflict("managed", "the host made this credential for callbacks; it can be looked at, paused and resumed"))
 }
 
 /// The plugin's manifest, or why there is none.
@@ -244,23 +257,36 @@ fn settle(app: &App, manifest: Option<&Manifest>, credential: &mut Credential, s
     if let Some(manifest) = manifest {
         let problems = app.registry.check_config(&credential.channel, &credential.config).unwrap_or_default();
         errors.extend(problems.into_iter().map(FieldError::from));
-        for (name, text) in secrets {
-            match text {
-                Some(SecretInput(text)) => put_secret(app, manifest, credential, name, &text, &mut errors)?,
-                None => {
-                    credential.secrets.remove(&name);
-                }
-            }
-        }
-        let filled = &credential.secrets;
-        for field in manifest.secrets.iter().filter(|field| field.required && !filled.contains_key(&field.name)) {
-            let at = format!("/secrets/{}", pointer_step(&field.name));
-            if !errors.iter().any(|error| error.pointer == at) {
-                errors.push(FieldError::new(at, "required", "the plugin cannot work without it"));
+        seal_secrets(app, manifest, credential, secrets, "", &mut errors)?;
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
+}
+
+/// Checks the secrets and seals them into the credential. `at` is the JSON pointer of the credential.
+pub fn seal_secrets(
+    app: &App,
+    manifest: &Manifest,
+    credential: &mut Credential,
+    secrets: SecretInputs,
+    at: &str,
+    errors: &mut Vec<FieldError>,
+) -> Result<(), ApiError> {
+    for (name, text) in secrets {
+        match text {
+            Some(SecretInput(text)) => put_secret(app, manifest, credential, name, &text, (at, errors))?,
+            None => {
+                credential.secrets.remove(&name);
             }
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
+    let filled = &credential.secrets;
+    for field in manifest.secrets.iter().filter(|field| field.required && !filled.contains_key(&field.name)) {
+        let at = format!("{at}/secrets/{}", pointer_step(&field.name));
+        if !errors.iter().any(|error| error.pointer == at) {
+            errors.push(FieldError::new(at, "required", "the plugin cannot work without it"));
+        }
+    }
+    Ok(())
 }
 
 fn put_secret(
@@ -269,9 +295,9 @@ fn put_secret(
     credential: &mut Credential,
     name: String,
     text: &SecretText,
-    errors: &mut Vec<FieldError>,
+    (at, errors): (&str, &mut Vec<FieldError>),
 ) -> Result<(), ApiError> {
-    let at = format!("/secrets/{}", pointer_step(&name));
+    let at = format!("{at}/secrets/{}", pointer_step(&name));
     let Some(field) = manifest.secrets.iter().find(|field| field.name == name) else {
         let known: Vec<&str> = manifest.secrets.iter().map(|field| field.name.as_str()).collect();
         let detail = format!("the plugin has no such secret; it has: {}", if known.is_empty() { "none".into() } else { known.join(", ") });
@@ -314,6 +340,7 @@ async fn create(app: &App, caller: &Caller, input: &Input, project: Option<&Proj
     let mut credential = Credential {
         id: CredentialId::new(now),
         project,
+        purpose: Purpose::Standing,
         entity: entity.or(own_entity).map(str::to_owned),
         name: body.name.unwrap_or_else(|| body.channel.clone()),
         channel: body.channel,
@@ -426,7 +453,7 @@ async fn update(app: &App, mut credential: Credential, repaired: bool) -> Result
 #[utoipa::path(put, path = "/api/credentials/{id}", tag = "Administration", request_body = CredentialBody,
     params(("id" = String, Path, description = "`crd_…`")), responses((status = 200, body = CredentialView)))]
 pub async fn replace(State(app): State<App>, caller: Caller, Path(id): Path<String>, input: Input) -> Result<Answer, ApiError> {
-    let mut credential = find(&app, &caller, &id).await?;
+    let mut credential = find_own(&app, &caller, &id).await?;
     let body: CredentialBody = input.json()?;
     if body.channel != credential.channel {
         return Err(ApiError::field("/channel", "immutable", "cannot be changed; create another credential"));
@@ -450,7 +477,7 @@ pub async fn replace(State(app): State<App>, caller: Caller, Path(id): Path<Stri
 #[utoipa::path(patch, path = "/api/credentials/{id}", tag = "Administration", request_body = CredentialChanges,
     params(("id" = String, Path, description = "`crd_…`")), responses((status = 200, body = CredentialView)))]
 pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<String>, input: Input) -> Result<Answer, ApiError> {
-    let mut credential = find(&app, &caller, &id).await?;
+    let mut credential = find_own(&app, &caller, &id).await?;
     let body: CredentialChanges = input.json()?;
     // Without its plugin a credential can still be renamed, moved or disabled.
     let repaired = body.config.is_some() || body.secrets.is_some();
@@ -488,7 +515,7 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
 #[utoipa::path(delete, path = "/api/credentials/{id}", tag = "Administration", params(("id" = String, Path, description = "`crd_…`")),
     responses((status = 204, description = "Deleted")))]
 pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
-    let credential = find(&app, &caller, &id).await?;
+    let credential = find_own(&app, &caller, &id).await?;
     for changed in app.store.delete_credential(credential.id, app.now()).await?.unwrap_or_default() {
         app.batch_changed(&changed);
     }

@@ -1,14 +1,17 @@
 //! How `integrations` is written in a body, and everything else that a send call says beside the lead.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use super::callbacks::Callbacks;
 use super::error::ApiError;
-use crate::model::CredentialId;
+use super::inline::InlineCredentials;
+use crate::model::{CredentialId, Timestamp};
 use crate::policy::FieldError;
 use crate::policy::fanout::{Named, Wanted};
 
@@ -111,55 +114,76 @@ impl utoipa::PartialSchema for Integrations {
 
 impl utoipa::ToSchema for Integrations {}
 
-/// Who is told when a batch ends.
-#[derive(Debug, Clone, Default, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Callbacks {
-    /// When all deliveries have ended. Not supported yet: must be empty.
-    #[schema(value_type = Vec<Object>)]
-    pub then: Vec<Value>,
-    /// When the batch failed. Not supported yet: must be empty.
-    #[schema(value_type = Vec<Object>)]
-    pub catch: Vec<Value>,
-    /// In any case. Not supported yet: must be empty.
-    #[schema(value_type = Vec<Object>)]
-    pub finally: Vec<Value>,
+/// How a send call says when and how, beside where to.
+#[derive(Debug, Default)]
+pub struct SendFields {
+    #[allow(missing_docs)]
+    pub integrations: Option<Integrations>,
+    #[allow(missing_docs)]
+    pub delay_sec: Option<u32>,
+    #[allow(missing_docs)]
+    pub due_at: Option<Timestamp>,
+    #[allow(missing_docs)]
+    pub deadline_sec: Option<u32>,
+    #[allow(missing_docs)]
+    pub allow_failures: Option<bool>,
+    #[allow(missing_docs)]
+    pub callbacks: Option<Callbacks>,
 }
 
-/// What a send call says beside the lead.
-#[derive(Debug, Default)]
+/// What a send call says beside the lead, checked by itself.
+#[derive(Default)]
 pub struct SendOptions {
     #[allow(missing_docs)]
     pub wanted: Wanted,
-    #[allow(missing_docs)]
-    pub delay_sec: u32,
+    /// `None`: at once.
+    pub due_at: Option<Timestamp>,
+    /// When what was not sent fails.
+    pub deadline_at: Option<Timestamp>,
     #[allow(missing_docs)]
     pub allow_failures: bool,
+    #[allow(missing_docs)]
+    pub callbacks: Callbacks,
+    /// By channel.
+    pub credentials: InlineCredentials,
 }
 
 impl SendOptions {
     /// Checked.
-    pub fn new(
-        integrations: Option<Integrations>,
-        delay_sec: Option<u32>,
-        allow_failures: Option<bool>,
-        callbacks: Option<Callbacks>,
-    ) -> Result<Self, ApiError> {
+    pub fn new(fields: SendFields, now: Timestamp) -> Result<Self, ApiError> {
         let mut errors = Vec::new();
-        let callbacks = callbacks.unwrap_or_default();
-        for (name, list) in [("then", &callbacks.then), ("catch", &callbacks.catch), ("finally", &callbacks.finally)] {
-            if !list.is_empty() {
-                errors.push(FieldError::new(format!("/callbacks/{name}"), "not_supported_yet", "callbacks are not supported yet"));
+        let mut wrong = |at: &str, detail: &str| errors.push(FieldError::new(at, "invalid_value", detail));
+        let longest = Duration::from_secs(u64::from(MAX_DELAY_SEC));
+        let due_at = match (fields.delay_sec, fields.due_at) {
+            (Some(_), Some(_)) => {
+                wrong("/due_at", "stands beside `delay_sec`; give one of them");
+                None
             }
-        }
-        let delay_sec = delay_sec.unwrap_or(0);
-        if delay_sec > MAX_DELAY_SEC {
-            errors.push(FieldError::new("/delay_sec", "invalid_value", "must be at most 2592000 (30 days)"));
+            (Some(0), None) | (None, None) => None,
+            (Some(seconds), None) => {
+                if seconds > MAX_DELAY_SEC {
+                    wrong("/delay_sec", "must be at most 2592000 (30 days)");
+                }
+                Some(now.plus(Duration::from_secs(u64::from(seconds))))
+            }
+            (None, Some(due_at)) => {
+                if due_at > now.plus(longest) {
+                    wrong("/due_at", "must be at most 30 days ahead");
+                }
+                Some(due_at).filter(|due_at| *due_at > now)
+            }
+        };
+        let deadline_at = fields.deadline_sec.map(|seconds| now.plus(Duration::from_secs(u64::from(seconds))));
+        if fields.deadline_sec.is_some_and(|seconds| !(1..=MAX_DELAY_SEC).contains(&seconds)) {
+            wrong("/deadline_sec", "must be 1 to 2592000 (30 days)");
+        } else if deadline_at.is_some_and(|deadline| due_at.is_some_and(|due_at| deadline <= due_at)) {
+            wrong("/deadline_sec", "must lie after the first attempt: it counts from now, not from `due_at` or `delay_sec`");
         }
         if !errors.is_empty() {
             return Err(errors.into());
         }
-        let wanted = integrations.unwrap_or_default().0;
-        Ok(Self { wanted, delay_sec, allow_failures: allow_failures.unwrap_or(true) })
+        let wanted = fields.integrations.unwrap_or_default().0;
+        let (allow_failures, callbacks) = (fields.allow_failures.unwrap_or(true), fields.callbacks.unwrap_or_default());
+        Ok(Self { wanted, due_at, deadline_at, allow_failures, callbacks, credentials: InlineCredentials::new() })
     }
 }

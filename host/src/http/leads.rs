@@ -1,5 +1,7 @@
 //! Leads: taking them in, showing them, sending them again.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -8,14 +10,16 @@ use serde_json::Value;
 
 use super::answer::{Answer, Once};
 use super::auth::{Caller, find_project, project_of_body};
+use super::callbacks::Callbacks;
 use super::error::ApiError;
+use super::inline::InlineCredential;
 use super::input::{Input, Params};
-use super::integrations::{Callbacks, Integrations, SendOptions};
+use super::integrations::{Integrations, SendFields, SendOptions};
 use super::list::{self, Filter};
 use super::send::{Ready, Sent, earlier_or, send};
-use super::views::{BatchDetail, BatchView, DeliveryView, LeadDetail, LeadView, List};
+use super::views::{BatchDetail, LeadDetail, LeadView, List};
 use crate::app::App;
-use crate::model::{LeadId, LeadRecord, LeadStatus, Origin, Scope};
+use crate::model::{LeadId, LeadRecord, LeadStatus, Origin, Scope, Timestamp};
 use crate::policy::intake::{self, Amount, LeadContent, Made};
 use crate::policy::normalise;
 
@@ -56,6 +60,11 @@ pub struct NewLead {
     pub integrations: Option<Integrations>,
     /// Seconds to wait before the first attempt, up to 30 days.
     pub delay_sec: Option<u32>,
+    /// When the first attempt is due, instead of `delay_sec`; at most 30 days ahead.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub due_at: Option<Timestamp>,
+    /// Seconds from now after which what was not sent fails with the code `deadline`, up to 30 days.
+    pub deadline_sec: Option<u32>,
     /// `false`: the first failure cancels what has not been sent. Default `true`.
     pub allow_failures: Option<bool>,
     #[allow(missing_docs)]
@@ -63,8 +72,16 @@ pub struct NewLead {
 }
 
 impl NewLead {
-    fn split(self) -> Result<(LeadContent, SendOptions), ApiError> {
-        let options = SendOptions::new(self.integrations, self.delay_sec, self.allow_failures, self.callbacks)?;
+    fn split(self, now: Timestamp) -> Result<(LeadContent, SendOptions), ApiError> {
+        let fields = SendFields {
+            integrations: self.integrations,
+            delay_sec: self.delay_sec,
+            due_at: self.due_at,
+            deadline_sec: self.deadline_sec,
+            allow_failures: self.allow_failures,
+            callbacks: self.callbacks,
+        };
+        let options = SendOptions::new(fields, now)?;
         let content = LeadContent {
             project: self.project,
             entity: self.entity,
@@ -86,7 +103,7 @@ impl NewLead {
 }
 
 /// A lead (new or stored) and where it goes.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SendBatch {
     /// Beside `lead` or inside it.
@@ -99,13 +116,18 @@ pub struct SendBatch {
     pub integrations: Option<Integrations>,
     /// Seconds to wait before the first attempt, up to 30 days.
     pub delay_sec: Option<u32>,
+    /// When the first attempt is due, instead of `delay_sec`; at most 30 days ahead.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub due_at: Option<Timestamp>,
+    /// Seconds from now after which what was not sent fails with the code `deadline`, up to 30 days.
+    pub deadline_sec: Option<u32>,
     /// `false`: the first failure cancels what has not been sent. Default `true`.
     pub allow_failures: Option<bool>,
     #[allow(missing_docs)]
     pub callbacks: Option<Callbacks>,
-    /// Credentials for this send only. Not supported yet: must be empty.
-    #[schema(value_type = Option<Object>)]
-    pub credentials: Option<serde_json::Map<String, Value>>,
+    /// Credentials for this send only, by channel: each stands in for all others of its channel. Sealed like all others, and
+    /// erased when the batch ends; what they sent cannot be retried after that.
+    pub credentials: Option<BTreeMap<String, InlineCredential>>,
 }
 
 /// Where a stored lead goes again.
@@ -137,7 +159,7 @@ pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Res
     caller.require(Scope::LeadsWrite)?;
     let once = Once::begin(&app, &caller, &input)?;
     let body: Result<NewLead, _> = input.json();
-    let ready = async { new_lead(&app, &caller, body?.split()?, "").await };
+    let ready = async { new_lead(&app, &caller, body?.split(app.now())?, "").await };
     match ready.await {
         Ok(ready) => send(&app, &caller, &input, once, ready).await,
         Err(error) => earlier_or(&app, once.as_ref(), error).await,
@@ -169,10 +191,16 @@ pub async fn send_batch(State(app): State<App>, caller: Caller, input: Input) ->
 }
 
 async fn batch_lead(app: &App, caller: &Caller, body: SendBatch) -> Result<Ready, ApiError> {
-    let options = SendOptions::new(body.integrations, body.delay_sec, body.allow_failures, body.callbacks)?;
-    if body.credentials.is_some_and(|credentials| !credentials.is_empty()) {
-        return Err(ApiError::field("/credentials", "not_supported_yet", "credentials for one send are not supported yet"));
-    }
+    let fields = SendFields {
+        integrations: body.integrations,
+        delay_sec: body.delay_sec,
+        due_at: body.due_at,
+        deadline_sec: body.deadline_sec,
+        allow_failures: body.allow_failures,
+        callbacks: body.callbacks,
+    };
+    let mut options = SendOptions::new(fields, app.now())?;
+    options.credentials = body.credentials.unwrap_or_default();
     match (body.lead_id, body.lead) {
         (None, Some(mut lead)) => match (&lead.project, &body.project) {
             (Some(inside), Some(beside)) if inside != beside => {
@@ -223,7 +251,7 @@ pub async fn resend(
     let list = body.integration_types.into_iter();
     let named: Vec<_> = list.map(|channel| crate::policy::fanout::Named { channel, credential: None, settings: None }).collect();
     let wanted = if named.is_empty() { crate::policy::fanout::Wanted::Auto } else { crate::policy::fanout::Wanted::Named(named) };
-    let options = SendOptions { wanted, delay_sec: 0, allow_failures: true };
+    let options = SendOptions { wanted, allow_failures: true, ..SendOptions::default() };
     let found = find_lead(&app, &caller, &id, within.project.as_deref()).await?;
     let ready = resend_of(&app, found.ok_or_else(|| ApiError::not_found("lead"))?, options).await?;
     send(&app, &caller, &input, once, ready).await.map_err(|mut error| {
@@ -259,8 +287,7 @@ pub async fn show(
     let mut batches = Vec::new();
     for batch in app.store.batches_of_lead(record.lead.id).await? {
         let deliveries = app.store.deliveries_of_batch(batch.id).await?;
-        let deliveries = deliveries.into_iter().map(DeliveryView::from).collect();
-        batches.push(BatchDetail { batch: BatchView::from(batch), deliveries });
+        batches.push(BatchDetail::new(batch, deliveries));
     }
     Answer::new(StatusCode::OK, &LeadDetail { lead: record.into(), batches })
 }

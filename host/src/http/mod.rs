@@ -8,21 +8,27 @@ pub mod auth;
 pub mod batches;
 pub mod bodies;
 pub mod bulk;
+pub mod callback_secret;
+pub mod callbacks;
 pub mod channels;
 mod credential_rules;
 pub mod credentials;
 pub mod error;
+pub mod fallbacks;
 pub mod frame;
 pub mod health;
+pub mod inline;
 pub mod input;
 pub mod integrations;
 pub mod leads;
 pub mod list;
+pub mod notifications;
 mod openapi;
 pub mod preview;
 pub mod projects;
 pub mod send;
 mod server;
+pub mod speed;
 mod strict;
 pub mod tasks;
 pub mod timeline;
@@ -66,6 +72,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(tasks::cancel))
         .routes(routes!(projects::create, projects::list))
         .routes(routes!(projects::show, projects::change))
+        .routes(routes!(callback_secret::rotate))
+        .routes(routes!(speed::show))
         .routes(routes!(credentials::create_in_project, credentials::list_of_project))
         .routes(routes!(credentials::create_in_entity, credentials::list_of_entity))
         .routes(routes!(credentials::show, credentials::replace, credentials::change, credentials::delete))

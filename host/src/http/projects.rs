@@ -6,12 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, Once, written};
 use super::auth::{Caller, find_project};
+use super::callback_secret::CallbackSecretView;
 use super::error::ApiError;
+use super::fallbacks::{self, Rule};
 use super::input::{Input, Params};
 use super::list::{self, Paging};
+use super::notifications::{self, Notification};
 use super::views::List;
 use crate::app::App;
-use crate::model::{DedupSettings, Project, ProjectId, Scope, Timestamp};
+use crate::model::{CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, Scope, SendingSettings, Timestamp};
 use crate::policy::{FieldError, normalise};
 
 /// Longest time for which duplicates are remembered: 30 days.
@@ -38,6 +41,10 @@ pub struct NewProject {
     #[serde(default)]
     #[allow(missing_docs)]
     pub dedup: Option<DedupSettings>,
+    /// What becomes of the project's credentials where the lead's entity has one of the same channel: `instead` (default) or
+    /// `both`.
+    #[serde(default)]
+    pub entity_credentials: Option<EntityCredentials>,
 }
 
 /// Changes of a project; what is absent stays.
@@ -50,6 +57,11 @@ pub struct ProjectChanges {
     pub time_zone: Option<String>,
     pub locale: Option<String>,
     pub dedup: Option<DedupSettings>,
+    pub entity_credentials: Option<EntityCredentials>,
+    /// Replaces all rules.
+    pub fallbacks: Option<Vec<Rule>>,
+    /// Replaces all rules.
+    pub notifications: Option<Vec<Notification>>,
 }
 
 /// A project.
@@ -64,6 +76,10 @@ pub struct ProjectView {
     pub time_zone: String,
     pub locale: String,
     pub dedup: DedupSettings,
+    pub entity_credentials: EntityCredentials,
+    pub fallbacks: Vec<Rule>,
+    pub notifications: Vec<Notification>,
+    pub callback_secret: CallbackSecretView,
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
@@ -80,6 +96,10 @@ impl From<Project> for ProjectView {
             time_zone: project.time_zone,
             locale: project.locale,
             dedup: project.dedup,
+            entity_credentials: project.sending.entity_credentials,
+            fallbacks: project.sending.fallbacks.iter().map(Rule::from).collect(),
+            notifications: project.sending.notifications.iter().map(Notification::from).collect(),
+            callback_secret: CallbackSecretView::from(&project.callback_secrets),
             created_at: project.created_at,
             updated_at: project.updated_at,
         }
@@ -122,6 +142,8 @@ pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Res
         time_zone: body.time_zone.unwrap_or_else(|| "Europe/Moscow".into()),
         locale: body.locale.unwrap_or_else(|| "ru".into()),
         dedup: body.dedup.unwrap_or_default(),
+        sending: SendingSettings { entity_credentials: body.entity_credentials.unwrap_or_default(), ..SendingSettings::default() },
+        callback_secrets: CallbackSecrets::default(),
         created_at: now,
         updated_at: now,
     };
@@ -177,6 +199,15 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     }
     if let Some(dedup) = body.dedup {
         project.dedup = dedup;
+    }
+    if let Some(rule) = body.entity_credentials {
+        project.sending.entity_credentials = rule;
+    }
+    if let Some(rules) = body.fallbacks {
+        project.sending.fallbacks = fallbacks::check(&app, &caller, project.id, rules).await?;
+    }
+    if let Some(rules) = body.notifications {
+        project.sending.notifications = notifications::check(&app, &caller, project.id, rules).await?;
     }
     project.updated_at = app.now();
     check(&project)?;

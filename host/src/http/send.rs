@@ -13,14 +13,15 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::input::{self, Input};
 use super::integrations::SendOptions;
+use super::{callbacks, inline};
 use crate::app::App;
 use crate::model::{
-    BatchId, BatchOptions, BatchStatus, Credential, CredentialId, DeliveryId, DeliveryStatus, Lead, LeadId, LeadStatus, Project, Scope,
-    Timestamp,
+    BatchCounts, BatchId, BatchOptions, BatchStatus, Callbacks, Credential, CredentialId, DeliveryId, DeliveryStatus, Lead, LeadId,
+    LeadStatus, NoticeKind, Project, Purpose, Scope, Timestamp,
 };
-use crate::policy::fanout::{Plan, Target, fan_out};
-use crate::policy::{FieldError, Warning, dedup};
-use crate::store::{Accepted, AnswerOf, DedupKey, Intake, NewDelivery, Written};
+use crate::policy::fanout::{Candidates, Plan, fan_out};
+use crate::policy::{FieldError, Warning, callbacks as policy_callbacks, dedup};
+use crate::store::{Accepted, AnswerOf, DedupKey, Intake, IntakeExtras, NewDelivery, Watch, Written};
 
 /// Most bytes of one entry's settings, which are kept with its delivery.
 const MAX_SETTINGS_BYTES: usize = 65_536;
@@ -115,9 +116,9 @@ pub struct Ready {
 }
 
 /// Chooses the credentials, stores everything, tells the lanes, and waits as long as the client prefers.
-pub async fn send(app: &App, caller: &Caller, input: &Input, once: Option<Once>, ready: Ready) -> Result<Response, ApiError> {
-    match plan(app, caller, &ready).await {
-        Ok(plan) => commit(app, input, once, ready, plan).await,
+pub async fn send(app: &App, caller: &Caller, input: &Input, once: Option<Once>, mut ready: Ready) -> Result<Response, ApiError> {
+    match plan(app, caller, &mut ready).await {
+        Ok(planned) => commit(app, input, once, ready, planned).await,
         Err(error) => earlier_or(app, once.as_ref(), error).await,
     }
 }
@@ -132,25 +133,50 @@ pub async fn earlier_or(app: &App, once: Option<&Once>, error: ApiError) -> Resu
     Err(error)
 }
 
-async fn plan(app: &App, caller: &Caller, ready: &Ready) -> Result<Plan, ApiError> {
-    let credentials = app.credentials(ready.project.id).await?;
-    let installed = |channel: &str| app.registry.installed(channel);
-    let plan = fan_out(&ready.options.wanted, ready.lead.entity.as_deref(), &credentials, installed, "/integrations")?;
-    for target in &plan.targets {
-        check_settings(app, caller, target)?;
-    }
-    Ok(plan)
+/// Where everything goes.
+struct Planned {
+    plan: Plan,
+    callbacks: Callbacks,
+    /// Given with this send, and used by it.
+    inline: Vec<Credential>,
 }
 
-/// Settings of one send must leave the credential's config valid, and must not move its secrets elsewhere.
-fn check_settings(app: &App, caller: &Caller, target: &Target) -> Result<(), ApiError> {
-    let (Some(settings), Some(entry)) = (&target.settings, target.entry) else { return Ok(()) };
-    let at = format!("/integrations/{entry}/settings");
+async fn plan(app: &App, caller: &Caller, ready: &mut Ready) -> Result<Planned, ApiError> {
+    let Ready { lead, warnings, options, project, .. } = ready;
+    let credentials = app.credentials(project.id).await?;
+    let (inline, unusable) = inline::check(app, project.id, &options.wanted, std::mem::take(&mut options.credentials))?;
+    let from =
+        Candidates { entity: lead.entity.as_deref(), credentials: &credentials, inline: &inline, rule: project.sending.entity_credentials };
+    let installed = |channel: &str| app.registry.installed(channel);
+    let plan = fan_out(&options.wanted, from, installed, "/integrations")?;
+    for target in &plan.targets {
+        if let (Some(settings), Some(entry)) = (&target.settings, target.entry) {
+            check_settings(app, caller, &target.credential, settings, &format!("/integrations/{entry}/settings"))?;
+        }
+    }
+    let checked = callbacks::check(app, caller, project, &credentials, std::mem::take(&mut options.callbacks))?;
+    warnings.extend(unusable.into_iter().chain(checked.warnings.iter().cloned()));
+    let callbacks = checked.complete(app, project).await?;
+    let used = |credential: &&Arc<Credential>| plan.targets.iter().any(|target| target.credential.id == credential.id);
+    let inline = inline.iter().filter(used).map(|credential| Credential::clone(credential)).collect();
+    Ok(Planned { plan, callbacks, inline })
+}
+
+/// Settings of one send must leave the credential's config valid, and must not move its secrets elsewhere. `at` is their
+/// JSON pointer.
+pub(super) fn check_settings(
+    app: &App,
+    caller: &Caller,
+    credential: &Credential,
+    settings: &Map<String, Value>,
+    at: &str,
+) -> Result<(), ApiError> {
     if serde_json::to_vec(settings).map_or(0, |json| json.len()) > MAX_SETTINGS_BYTES {
         return Err(ApiError::field(at, "too_large", format!("must have at most {MAX_SETTINGS_BYTES} bytes as JSON")));
     }
-    let credential: &Credential = &target.credential;
-    if !credential.secrets.is_empty() && !caller.may(Scope::ProjectAdmin) {
+    // Whoever gave the secrets with this very send may say where they go.
+    let others = credential.purpose != Purpose::Send && !credential.secrets.is_empty();
+    if others && !caller.may(Scope::ProjectAdmin) {
         let manifest = app.registry.manifest(&credential.channel);
         let fixed = manifest.map(|manifest| super::credentials::addresses(&manifest)).unwrap_or_default();
         if let Some(name) = settings.keys().find(|name| fixed.contains(*name)) {
@@ -171,12 +197,13 @@ fn check_settings(app: &App, caller: &Caller, target: &Target) -> Result<(), Api
     Err(ApiError::fields(errors.collect()))
 }
 
-async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan: Plan) -> Result<Response, ApiError> {
+async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, planned: Planned) -> Result<Response, ApiError> {
     let now = app.now();
     let Ready { lead, mut warnings, options, project, stored } = ready;
+    let Planned { plan, callbacks, inline } = planned;
     warnings.extend(plan.warnings);
     let (lead_id, batch) = (lead.id, BatchId::new(now));
-    let due_at = now.plus(Duration::from_secs(u64::from(options.delay_sec)));
+    let due_at = options.due_at.unwrap_or(now);
     let deliveries: Vec<NewDelivery> = plan
         .targets
         .into_iter()
@@ -188,6 +215,7 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
             settings: target.settings.map(Value::Object),
         })
         .collect();
+    let watches = Watch::all(&project.sending.fallbacks, &deliveries);
     let status = if deliveries.is_empty() { LeadStatus::Unrouted } else { LeadStatus::Accepted };
     let dedup = (!stored && project.dedup.enabled)
         .then(|| DedupKey { hash: dedup::hash(&lead), expires_at: now.plus(Duration::from_secs(u64::from(project.dedup.ttl_sec))) });
@@ -212,19 +240,31 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
         });
         (once.key.clone(), answer_of)
     });
-    let hints: Vec<(CredentialId, Timestamp)> = deliveries.iter().map(|delivery| (delivery.credential_id, due_at)).collect();
+    let mut hints: Vec<(CredentialId, Timestamp)> = deliveries.iter().map(|delivery| (delivery.credential_id, due_at)).collect();
     let wait = input::wait(&input.headers).filter(|_| !hints.is_empty());
+    if deliveries.is_empty() {
+        // Such a batch ends as it begins.
+        hints.extend(policy_callbacks::due(&callbacks, &BatchCounts::default()).map(|(_, callback)| (callback.credential, now)));
+    }
     let ended = wait.map(|wait| (wait, app.lanes.wait_for(batch)));
     let intake = Intake {
         lead,
         status,
         dedup,
         batch,
-        options: BatchOptions { allow_failures: options.allow_failures },
+        options: BatchOptions {
+            allow_failures: options.allow_failures,
+            callbacks,
+            inline: inline.iter().map(|credential| credential.id).collect(),
+            notify: project.sending.endings(),
+        },
+        extras: IntakeExtras { credentials: inline, deadline_at: options.deadline_at, watches },
         deliveries,
         correlation: input.correlation.clone(),
         idempotency,
     };
+    let at_once = (intake.deliveries.is_empty() && intake.options.notify.contains(&NoticeKind::Unrouted)).then_some(now);
+    let timer = intake.extras.watches.iter().map(|watch| watch.due_at).chain(options.deadline_at).chain(at_once).min();
     let correlation = input.correlation.clone();
     // In a task of its own: a client that hangs up must not keep the lanes from hearing of what was stored.
     let (store, lanes) = (Arc::clone(&app.store), Arc::clone(&app.lanes));
@@ -232,6 +272,9 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
         let done = store.accept(intake).await;
         if matches!(done, Ok(Written::New(Accepted::New))) {
             lanes.hint(&hints);
+            if let Some(due_at) = timer {
+                lanes.timer(due_at);
+            }
             tracing::info!(lead.id = %lead_id, batch.id = %batch, deliveries = hints.len(), correlation, "lead {lead_id} accepted");
         }
         (done, once)
@@ -297,6 +340,7 @@ async fn waited(
         status: record.status.into(),
         deliveries: deliveries
             .iter()
+            .filter(|delivery| delivery.kind.counts())
             .map(|delivery| SentDelivery {
                 id: delivery.id,
                 channel: &delivery.channel,

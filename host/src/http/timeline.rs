@@ -1,6 +1,7 @@
 //! What became of one lead, told in the order in which it happened.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -12,7 +13,9 @@ use super::error::ApiError;
 use super::input::Params;
 use super::leads::{InProject, find_lead};
 use crate::app::App;
-use crate::model::{Attempt, AttemptOutcome, Batch, BatchStatus, CredentialId, Delivery, DeliveryStatus, Lead, Scope, Timestamp};
+use crate::model::{
+    Attempt, AttemptOutcome, Batch, BatchStatus, CredentialId, Delivery, DeliveryKind, DeliveryStatus, Lead, Scope, Timestamp,
+};
 
 /// Newest batches that are told of.
 const BATCHES: usize = 20;
@@ -33,6 +36,8 @@ pub enum EventKind {
     DeliveryEnded,
     /// All deliveries of a batch have ended.
     BatchEnded,
+    /// Beside them: a callback, a notification, or a fallback for one that was not made in time.
+    FollowUpQueued,
     /// The next attempt of a delivery that waits is due then.
     AttemptDue,
 }
@@ -91,19 +96,27 @@ pub async fn show(
     let mut truncated = batches.len() > BATCHES;
     batches.truncate(BATCHES);
     batches.reverse();
-    let names = names(&app, &lead).await?;
+    let mut names = names(&app, &lead).await?;
     let mut events = Vec::new();
     if !truncated {
         events.push(accepted(&lead));
     }
     for (number, batch) in batches.iter().enumerate() {
         let deliveries = app.store.deliveries_of_batch(batch.id).await?;
-        events.push(queued(batch, &deliveries, &names, number > 0 || truncated));
-        for delivery in &deliveries {
+        look_up(&app, &mut names, &deliveries).await?;
+        let (own, beside): (Vec<_>, Vec<_>) = deliveries.iter().partition(|delivery| delivery.kind.counts());
+        events.push(queued(batch, &own, &names, number > 0 || truncated));
+        for delivery in own {
             let attempts = app.store.attempts(delivery.id).await?;
             tell(&mut events, delivery, &attempts, &name(&names, delivery));
         }
         events.extend(ended(batch));
+        for delivery in beside {
+            let attempts = app.store.attempts(delivery.id).await?;
+            let name = name(&names, delivery);
+            events.push(follow_up(delivery, &name));
+            tell(&mut events, delivery, &attempts, &name);
+        }
     }
     // A stable order: what happened in the same millisecond stays as it was told, batch by batch.
     events.sort_by_key(|event| event.at);
@@ -114,18 +127,36 @@ pub async fn show(
     Answer::ok(&Timeline { lead_id: lead.id.to_string(), data: events, truncated })
 }
 
-type Names = HashMap<CredentialId, String>;
+/// `None`: the credential was deleted.
+type Names = HashMap<CredentialId, Option<String>>;
 
 async fn names(app: &App, lead: &Lead) -> Result<Names, ApiError> {
     let credentials = app.credentials(lead.project).await?;
-    Ok(credentials.iter().map(|credential| (credential.id, credential.name.clone())).collect())
+    Ok(credentials.iter().map(|credential| (credential.id, Some(credential.name.clone()))).collect())
+}
+
+/// Those that an admin does not see in lists: of callbacks to URLs, and given with one send.
+async fn look_up(app: &App, names: &mut Names, deliveries: &[Delivery]) -> Result<(), ApiError> {
+    for delivery in deliveries {
+        if let Entry::Vacant(place) = names.entry(delivery.credential_id) {
+            let found = app.store.credential(delivery.credential_id).await?;
+            place.insert(found.map(|credential| credential.name));
+        }
+    }
+    Ok(())
 }
 
 /// Such as `telegram “Sales chat”`.
 fn name(names: &Names, delivery: &Delivery) -> String {
+    let what = match delivery.kind {
+        DeliveryKind::Lead => "",
+        DeliveryKind::Callback => "callback to ",
+        DeliveryKind::Notification => "notification to ",
+        DeliveryKind::Fallback => "fallback to ",
+    };
     match names.get(&delivery.credential_id) {
-        Some(name) => format!("{} “{name}”", delivery.channel),
-        None => format!("{} (its credential was deleted)", delivery.channel),
+        Some(Some(name)) => format!("{what}{} “{name}”", delivery.channel),
+        _ => format!("{what}{} (its credential was deleted)", delivery.channel),
     }
 }
 
@@ -154,7 +185,7 @@ fn accepted(lead: &Lead) -> Event {
     event(lead.created_at, EventKind::LeadAccepted, text)
 }
 
-fn queued(batch: &Batch, deliveries: &[Delivery], names: &Names, again: bool) -> Event {
+fn queued(batch: &Batch, deliveries: &[&Delivery], names: &Names, again: bool) -> Event {
     let targets: Vec<String> = deliveries.iter().map(|delivery| name(names, delivery)).collect();
     let text = match (targets.is_empty(), again) {
         (true, _) => "No credential wanted it: it goes nowhere".to_owned(),
@@ -164,15 +195,24 @@ fn queued(batch: &Batch, deliveries: &[Delivery], names: &Names, again: bool) ->
     Event { batch_id: Some(batch.id.to_string()), ..event(batch.created_at, EventKind::BatchQueued, text) }
 }
 
-/// The attempts of a delivery, how it ended or when it is tried next.
-fn tell(events: &mut Vec<Event>, delivery: &Delivery, attempts: &[Attempt], name: &str) {
-    let about = |at, kind, text| Event {
+fn of_delivery(delivery: &Delivery, at: Timestamp, kind: EventKind, text: String) -> Event {
+    Event {
         batch_id: Some(delivery.batch_id.to_string()),
         delivery_id: Some(delivery.id.to_string()),
         channel: Some(delivery.channel.clone()),
         credential_id: Some(delivery.credential_id.to_string()),
         ..event(at, kind, text)
-    };
+    }
+}
+
+fn follow_up(delivery: &Delivery, name: &str) -> Event {
+    let why = delivery.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    of_delivery(delivery, delivery.created_at, EventKind::FollowUpQueued, format!("Queued a {name}{why}"))
+}
+
+/// The attempts of a delivery, how it ended or when it is tried next.
+fn tell(events: &mut Vec<Event>, delivery: &Delivery, attempts: &[Attempt], name: &str) {
+    let about = |at, kind, text| of_delivery(delivery, at, kind, text);
     for attempt in attempts {
         // Told when its end was known.
         let at = attempt.started_at.plus(Duration::from_millis(u64::from(attempt.duration_ms)));

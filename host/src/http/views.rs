@@ -1,11 +1,11 @@
 //! What answers look like.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::model::{
-    Attempt, AttemptOutcome, Batch, BatchStatus, Delivery, DeliveryStatus, Exchange, LeadRecord, LeadStatus, Origin, Phone, RemoteRef,
-    Timestamp,
+    Attempt, AttemptOutcome, Batch, BatchStatus, Delivery, DeliveryKind, DeliveryStatus, Exchange, LeadRecord, LeadStatus, Origin, Phone,
+    RemoteRef, Timestamp,
 };
 use crate::policy::intake::Amount;
 
@@ -156,6 +156,28 @@ pub struct BatchDetail {
     pub batch: BatchView,
     #[allow(missing_docs)]
     pub deliveries: Vec<DeliveryView>,
+    /// Who is told of its end: queued when it ends.
+    pub callbacks: Vec<DeliveryView>,
+    /// Where the lead went because a delivery was not made in time; each has its `reason`.
+    pub fallbacks: Vec<DeliveryView>,
+    /// What people of the project were told of it.
+    pub notifications: Vec<DeliveryView>,
+}
+
+impl BatchDetail {
+    /// A batch with all deliveries that belong to it.
+    pub fn new(batch: Batch, all: Vec<Delivery>) -> Self {
+        let (mut deliveries, mut callbacks, mut fallbacks, mut notifications) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for delivery in all {
+            match delivery.kind {
+                DeliveryKind::Lead => deliveries.push(delivery.into()),
+                DeliveryKind::Callback => callbacks.push(delivery.into()),
+                DeliveryKind::Notification => notifications.push(delivery.into()),
+                DeliveryKind::Fallback => fallbacks.push(delivery.into()),
+            }
+        }
+        Self { batch: batch.into(), deliveries, callbacks, fallbacks, notifications }
+    }
 }
 
 /// A batch that was cancelled as far as it could be.
@@ -184,6 +206,8 @@ pub struct DeliveryView {
     #[allow(missing_docs)]
     pub channel: String,
     #[allow(missing_docs)]
+    pub kind: DeliveryKind,
+    #[allow(missing_docs)]
     pub status: DeliveryStatus,
     /// Attempts that count towards the retry limit.
     pub attempt_count: u32,
@@ -201,6 +225,19 @@ pub struct DeliveryView {
     /// Settings of this send over the credential's.
     #[schema(value_type = Option<Object>)]
     pub settings: Option<Value>,
+    /// What is told, for a callback.
+    #[schema(value_type = Option<Object>)]
+    pub event: Option<Value>,
+    /// Why the host made it, for a fallback.
+    pub reason: Option<String>,
+    /// When it fails if it was not sent before.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub deadline_at: Option<Timestamp>,
+    /// When a fallback stood in for it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub overdue_at: Option<Timestamp>,
+    /// It was delivered after a fallback had stood in for it.
+    pub late: bool,
     #[schema(value_type = String, format = DateTime)]
     #[allow(missing_docs)]
     pub created_at: Timestamp,
@@ -218,6 +255,7 @@ impl From<Delivery> for DeliveryView {
             project: delivery.project.to_string(),
             credential_id: delivery.credential_id.to_string(),
             channel: delivery.channel,
+            kind: delivery.kind,
             status: delivery.status,
             attempt_count: delivery.attempts,
             // While a delivery is sent this is the end of its lease, which says nothing to a client.
@@ -227,6 +265,11 @@ impl From<Delivery> for DeliveryView {
             refs: delivery.refs,
             url: delivery.url,
             settings: delivery.settings,
+            event: delivery.event.map(|event| json!({"kind": event.kind, "at": event.at, "data": event.data})),
+            reason: delivery.reason,
+            deadline_at: delivery.deadline_at,
+            overdue_at: delivery.overdue_at,
+            late: delivery.overdue_at.is_some() && delivery.status == DeliveryStatus::Delivered,
             created_at: delivery.created_at,
             finished_at: delivery.finished_at,
         }

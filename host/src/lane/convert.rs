@@ -4,10 +4,11 @@ use serde_json::{Map, Value, json};
 
 use super::ready::Ready;
 use crate::mail::Account;
-use crate::model::{Lead, Money, Timestamp};
+use crate::model::{Event, Lead, Money, Purpose, Timestamp};
 use crate::plugin::bindings::{wit, wit_outbound};
 use crate::plugin::manifest::MailSection;
 use crate::plugin::template_ref;
+use crate::policy::callbacks;
 use crate::policy::outcome::Refusal;
 use crate::secrets::{SecretSet, SecretText};
 use crate::store::Leased;
@@ -23,6 +24,10 @@ pub(super) fn account(mail: &MailSection, config: &Map<String, Value>, secrets: 
 
 /// A lead that nobody has tried to send, as the plugin gets it.
 pub(super) fn first_item(delivery: String, what: &Lead, fields: String) -> wit_outbound::Item {
+    blank(delivery, wit_outbound::Payload::Lead(lead(what)), fields)
+}
+
+fn blank(delivery: String, payload: wit_outbound::Payload, fields: String) -> wit_outbound::Item {
     wit_outbound::Item {
         idempotency_key: delivery.clone(),
         id: delivery,
@@ -31,18 +36,50 @@ pub(super) fn first_item(delivery: String, what: &Lead, fields: String) -> wit_o
         memo: None,
         fields,
         refs: Vec::new(),
-        payload: wit_outbound::Payload::Lead(lead(what)),
+        payload,
     }
 }
 
 /// A leased job as the plugin gets it.
 pub(super) fn item(leased: &Leased, fields: String) -> wit_outbound::Item {
+    let payload = match &leased.event {
+        Some(told) => wit_outbound::Payload::Event(event(told, leased)),
+        None => wit_outbound::Payload::Lead(lead(&leased.lead)),
+    };
     wit_outbound::Item {
         attempt: leased.attempts.saturating_add(1),
         maybe_sent: leased.maybe_sent,
         memo: leased.memo.clone(),
-        ..first_item(leased.job.delivery.to_string(), &leased.lead, fields)
+        ..blank(leased.job.delivery.to_string(), payload, fields)
     }
+}
+
+fn event(event: &Event, leased: &Leased) -> wit::types::Event {
+    wit::types::Event {
+        kind: event.kind.clone(),
+        external_id: event.external_id.clone(),
+        dedup_key: leased.job.delivery.to_string(),
+        at_ms: u64::try_from(event.at.as_millis()).ok(),
+        data: event.data.to_string(),
+    }
+}
+
+/// What an event says where a channel sends text: the template it came with, or the usual words. The credential's own
+/// templates and mapping are about leads.
+pub(super) fn event_fields(event: &Event, lead: &Lead, ready: &Ready, now: Timestamp) -> Result<String, Refusal> {
+    let text = match &event.template {
+        // A URL is read by a program.
+        None if ready.credential.purpose != Purpose::Standing => return Ok("{}".into()),
+        None => callbacks::text(event, &ready.project.locale),
+        Some(template) => {
+            let mut data = template_data(lead, ready, now);
+            data.insert("event".into(), json!({"kind": event.kind, "external_id": event.external_id, "at": event.at, "data": event.data}));
+            crate::template::render(template, &crate::template::data(&data), crate::template::Escape::None)
+                .map_err(|why| Refusal::new("template_invalid", format!("the template of this message: {why}")))?
+        }
+    };
+    let subject = text.lines().find(|line| !line.trim().is_empty()).unwrap_or(&event.kind);
+    Ok(json!({"text": text, "subject": subject}).to_string())
 }
 
 fn lead(lead: &Lead) -> wit::types::Lead {

@@ -11,7 +11,7 @@ use super::queue::{Queue, Standing};
 use super::ready::{self, Parked, Prepared, Ready};
 use super::worker::{self, CallEnded, Learned};
 use super::{LaneState, Message, Shared, lock};
-use crate::model::{CredentialId, CredentialState, DeliveryStatus, ProjectId, StateReason, Timestamp};
+use crate::model::{BatchId, CredentialId, CredentialState, DeliveryStatus, LeadId, Notice, NoticeKind, ProjectId, StateReason, Timestamp};
 use crate::policy::breaker::{Pause, Signal};
 use crate::policy::outcome::Refusal;
 use crate::policy::share::{self, Running};
@@ -21,6 +21,8 @@ use crate::store::{Finish, JobRef, LaneQuota, Leased, Next, StoreError};
 const LANES_PER_LEASE: usize = 64;
 /// Jobs of one lane in one lease statement.
 const JOBS_PER_LANE: u32 = 500;
+/// Timers that one transaction deals with.
+const TIMERS_PER_TURN: u32 = 100;
 /// A pause at least so long is kept over a restart.
 const KEPT_PAUSE: Duration = Duration::from_secs(5);
 /// Pause after the store failed.
@@ -33,6 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         queue: Queue::default(),
         calls: JoinSet::new(),
         next_sweep: shared.deps.clock.now(),
+        next_timer: None,
         of_project: HashMap::new(),
         held: Vec::new(),
         shared: &shared,
@@ -60,6 +63,8 @@ struct Dispatcher<'a> {
     queue: Queue,
     calls: JoinSet<()>,
     next_sweep: Timestamp,
+    /// When the store next has something to do by time alone, as far as is known.
+    next_timer: Option<Timestamp>,
     /// Calls that run, by project.
     of_project: HashMap<ProjectId, u32>,
     /// Lanes that would be ready, if others left them a call; the end of any call places them again.
@@ -86,6 +91,8 @@ impl Dispatcher<'_> {
         if self.now() >= self.next_sweep {
             self.sweep().await;
         }
+        // Before leasing: what is past its deadline is not sent.
+        self.fire_timers().await;
         let more = self.lease_ready().await;
         let now = self.now();
         if let Err(error) = more {
@@ -93,13 +100,14 @@ impl Dispatcher<'_> {
             return now.plus(STORE_PAUSE);
         }
         let next_lane = if self.capacity() == 0 { None } else { self.queue.next_at() };
-        self.mark_idle(next_lane, now);
-        next_lane.map_or(self.next_sweep, |at| at.min(self.next_sweep))
+        let next = next_lane.into_iter().chain(self.next_timer).min();
+        self.mark_idle(next, now);
+        next.map_or(self.next_sweep, |at| at.min(self.next_sweep))
     }
 
-    fn mark_idle(&self, next_lane: Option<Timestamp>, now: Timestamp) {
+    fn mark_idle(&self, next: Option<Timestamp>, now: Timestamp) {
         let inbox = lock(&self.shared.inbox);
-        let idle = inbox.is_empty() && self.calls.is_empty() && next_lane.is_none_or(|at| at > now);
+        let idle = inbox.is_empty() && self.calls.is_empty() && next.is_none_or(|at| at > now);
         self.shared.idle.send_if_modified(|was| std::mem::replace(was, idle) != idle);
     }
 
@@ -128,6 +136,7 @@ impl Dispatcher<'_> {
                 }
                 Message::Stopped(learned) => self.learn(learned, now).await,
                 Message::Ended(ended) => self.call_ended(ended, now).await,
+                Message::Timer(due_at) => self.next_timer = Some(self.next_timer.map_or(due_at, |known| known.min(due_at))),
             }
         }
     }
@@ -160,10 +169,16 @@ impl Dispatcher<'_> {
     async fn learn(&mut self, learned: Learned, now: Timestamp) {
         let id = learned.lane();
         let lane = self.queue.lane(id);
+        let mut happened = Vec::new();
         if let Some(signal) = &learned.signal {
             let before = lane.breaker.paused(now);
             lane.breaker.record(signal, now);
-            let pause = lane.breaker.paused(now).filter(|pause| Some(*pause) != before && pause.0.since(now) >= KEPT_PAUSE);
+            let after = lane.breaker.paused(now);
+            let is_open = |pause: Option<(Timestamp, Pause)>| matches!(pause, Some((_, Pause::BreakerOpen)));
+            if is_open(after) && !is_open(before) {
+                happened.push((NoticeKind::BreakerOpen, "too many failures in a row".to_owned()));
+            }
+            let pause = after.filter(|pause| Some(*pause) != before && pause.0.since(now) >= KEPT_PAUSE);
             if pause.is_some() {
                 self.keep_pause(id, pause).await;
             }
@@ -174,10 +189,29 @@ impl Dispatcher<'_> {
         if let Some(why) = learned.invalid
             && same
         {
+            happened.push((NoticeKind::CredentialInvalid, format!("{}: {}", why.code, why.message)));
             self.invalidate(id, why, now).await;
+        }
+        happened.extend(learned.fault.map(|why| (NoticeKind::PluginFault, format!("{}: {}", why.code, why.message))));
+        if let Some(about) = learned.about {
+            self.note(&learned.ready, about, happened, now).await;
         }
         self.show(id, now);
         self.queue.place(id, now);
+    }
+
+    /// Notes what happened for the people of the project; a timer tells them.
+    async fn note(&mut self, ready: &Ready, (batch, lead): (BatchId, LeadId), happened: Vec<(NoticeKind, String)>, now: Timestamp) {
+        for (kind, why) in happened {
+            let credential = &ready.credential;
+            let why = format!("{}: {why}", credential.name);
+            let about = Some((credential.id, credential.channel.clone()));
+            let notice = Notice { kind, project: credential.project, batch, lead, credential: about, why: Some(why), at: now };
+            match self.shared.deps.store.note(&notice).await {
+                Ok(wanted) => self.next_timer = if wanted { Some(now) } else { self.next_timer },
+                Err(error) => tracing::error!(%error, credential.id = %credential.id, "people could not be told of {}", kind.name()),
+            }
+        }
     }
 
     /// Keeps a pause over a restart, or forgets it. Without it the host would ask again too soon after one, no more.
@@ -236,10 +270,37 @@ impl Dispatcher<'_> {
                     self.queue.place(found.lane, now);
                 }
                 self.next_sweep = now.plus(self.shared.deps.config.sweep);
+                self.read_timers(now).await;
             }
             Err(error) => {
                 tracing::error!(%error, "the lanes could not be read; trying again");
                 self.next_sweep = now.plus(STORE_PAUSE);
+            }
+        }
+    }
+
+    async fn read_timers(&mut self, now: Timestamp) {
+        self.next_timer = self.shared.deps.store.next_timer().await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the timers could not be read; trying again");
+            Some(now.plus(STORE_PAUSE))
+        });
+    }
+
+    /// Does what is due by time alone.
+    async fn fire_timers(&mut self) {
+        let now = self.now();
+        while self.next_timer.is_some_and(|at| at <= now) {
+            match self.shared.deps.store.fire_timers(now, TIMERS_PER_TURN).await {
+                Ok((changes, more)) => {
+                    changes.iter().for_each(|changed| self.shared.followed(changed));
+                    if !more {
+                        self.read_timers(now).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "deadlines could not be looked at; trying again");
+                    self.next_timer = Some(now.plus(STORE_PAUSE));
+                }
             }
         }
     }
@@ -320,7 +381,7 @@ impl Dispatcher<'_> {
         let told = |message: &Message| match message {
             Message::Changed(id) | Message::Mended(id) => Some(*id),
             Message::Stopped(learned) => Some(learned.lane()),
-            Message::Due(..) | Message::Ended(_) => None,
+            Message::Due(..) | Message::Ended(_) | Message::Timer(_) => None,
         };
         lock(&self.shared.inbox).iter().filter_map(told).collect()
     }
@@ -365,9 +426,7 @@ impl Dispatcher<'_> {
             let finish = |job: &Leased| Finish { job: job.job, attempts: Vec::new(), last: last.clone(), next: next.clone(), now };
             let changes = self.shared.deps.store.finish(leased.iter().map(finish).collect()).await?;
             for changed in changes.into_iter().flatten() {
-                if let Some(status) = changed.ended {
-                    self.shared.announce(changed.batch, status);
-                }
+                self.shared.followed(&changed);
             }
         }
     }
@@ -423,7 +482,7 @@ impl Drop for EndGuard {
 
 impl CallEnded {
     fn broken(ready: &Arc<Ready>) -> Self {
-        Self { learned: Learned { signal: Some(Signal::Bad), invalid: None, ready: ready.clone() }, again: Vec::new() }
+        Self { learned: Learned::of(ready, Some(Signal::Bad)), again: Vec::new() }
     }
 }
 

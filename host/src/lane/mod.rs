@@ -27,7 +27,7 @@ use crate::plugin::registry::Registry;
 use crate::policy::outcome::CallEnd;
 use crate::policy::retry;
 use crate::secrets::Vault;
-use crate::store::{Store, StoreError};
+use crate::store::{Changed, Store, StoreError};
 
 /// What the lanes work with.
 pub struct Deps {
@@ -101,6 +101,8 @@ enum Message {
     Stopped(worker::Learned),
     /// A call ended.
     Ended(worker::CallEnded),
+    /// A timer of the store is due then.
+    Timer(Timestamp),
 }
 
 /// A lane as `GET /api/credentials/{id}` shows it.
@@ -152,6 +154,11 @@ impl Lanes {
     /// Jobs were queued in these lanes, the earliest due then. Never blocks.
     pub fn hint(&self, lanes: &[(CredentialId, Timestamp)]) {
         self.shared.send(lanes.iter().map(|(lane, due_at)| Message::Due(*lane, *due_at)));
+    }
+
+    /// A timer was stored that is due then.
+    pub fn timer(&self, due_at: Timestamp) {
+        self.shared.send([Message::Timer(due_at)]);
     }
 
     /// The clock was moved by hand: look again. For tests.
@@ -248,6 +255,21 @@ impl Shared {
         self.idle.send_if_modified(|idle| std::mem::replace(idle, false));
         drop(inbox);
         self.wake.notify_one();
+    }
+
+    /// What follows a write: whoever waits hears of the batch's end, lanes with new work are woken, and those whose
+    /// credential is gone forget it.
+    fn followed(&self, changed: &Changed) {
+        if let Some(status) = changed.ended {
+            self.announce(changed.batch, status);
+        }
+        if changed.queued.is_empty() && changed.erased.is_empty() && !changed.timer {
+            return;
+        }
+        let now = self.deps.clock.now();
+        let queued = changed.queued.iter().map(|lane| Message::Due(*lane, now));
+        let erased = changed.erased.iter().map(|lane| Message::Changed(*lane));
+        self.send(queued.chain(erased).chain(changed.timer.then_some(Message::Timer(now))));
     }
 
     /// Tells whoever waits that batches ended.

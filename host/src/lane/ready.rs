@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::Deps;
 use crate::egress::Grant;
 use crate::mail::Account;
-use crate::model::{Credential, CredentialId, CredentialState, Project, StateReason};
+use crate::model::{CallbackSecrets, Credential, CredentialId, CredentialState, Project, Purpose, SealedSecret, StateReason};
 use crate::plugin::bindings::wit;
 use crate::plugin::call::{CallEnv, Effects};
 use crate::plugin::registry::Plugin;
 use crate::policy::outcome::Refusal;
 use crate::policy::retry::{OnDoubt, RetryPolicy};
-use crate::secrets::{SecretSet, secret_aad};
+use crate::secrets::{SecretSet, callback_secret_aad, secret_aad};
 use crate::store::StoreError;
 use crate::template::Filter;
 
@@ -106,7 +106,7 @@ pub(super) async fn prepare(deps: &Deps, id: CredentialId) -> Result<Prepared, S
             return Ok(parked(CredentialState::Invalid, "config_invalid", message, true));
         }
     };
-    match rules(deps, &credential, &plugin, &config) {
+    match rules(deps, &credential, &project, &plugin, &config) {
         Ok((policy, on_doubt, rates, filter)) => {
             let config_text = serde_json::to_string(&config).unwrap_or_default();
             let shared = Mutex::default();
@@ -123,11 +123,12 @@ type Rules = (RetryPolicy, OnDoubt, Vec<RateLimit>, Option<Filter>);
 fn rules(
     deps: &Deps,
     credential: &Credential,
+    project: &Project,
     plugin: &Plugin,
     config: &serde_json::Map<String, serde_json::Value>,
 ) -> Result<Rules, String> {
     let manifest = &plugin.manifest;
-    let secrets = Arc::new(open_secrets(deps, credential)?);
+    let secrets = Arc::new(open_secrets(deps, credential, project)?);
     // What every call will need: if it cannot be made, the settings are at fault and no lead.
     Grant::new(manifest, config, secrets.clone()).map_err(|e| e.to_string())?;
     if let Some(mail) = &manifest.mail {
@@ -168,15 +169,29 @@ fn rules(
     Ok((policy, on_doubt, rates, filter))
 }
 
-/// Decrypts all secrets of a credential; they are zeroed when the set is dropped.
-fn open_secrets(deps: &Deps, credential: &Credential) -> Result<SecretSet, String> {
+/// Decrypts all secrets of a credential, and for a callback those of the project; they are zeroed when the set is dropped.
+fn open_secrets(deps: &Deps, credential: &Credential, project: &Project) -> Result<SecretSet, String> {
     let mut secrets = SecretSet::new();
-    for (name, sealed) in &credential.secrets {
-        let aad = secret_aad(credential.id, name);
+    let mut open = |name: &str, sealed: &SealedSecret, aad: &str| {
         let text = deps.vault.open_text(&sealed.key_id, aad.as_bytes(), &sealed.sealed).map_err(|e| {
             format!("the secret `{name}` cannot be opened: {e}; enter it again, or start with the master key it was stored under")
         })?;
-        secrets.insert(name.clone(), text);
+        secrets.insert(name.to_owned(), text);
+        Ok::<_, String>(())
+    };
+    for (name, sealed) in &credential.secrets {
+        open(name, sealed, &secret_aad(credential.id, name))?;
+    }
+    if let Purpose::Callback { .. } = credential.purpose {
+        let CallbackSecrets { current, previous } = &project.callback_secrets;
+        let now = deps.clock.now();
+        let previous = previous.as_ref().filter(|(_, until)| *until > now).map(|(sealed, _)| sealed);
+        // The names under which the webhook channel signs.
+        for (name, sealed) in [("signing_secret", current.as_ref()), ("signing_secret_previous", previous)] {
+            if let Some(sealed) = sealed {
+                open(name, sealed, &callback_secret_aad(project.id))?;
+            }
+        }
     }
     Ok(secrets)
 }
@@ -246,7 +261,11 @@ impl Ready {
         }))
     }
 
+    /// Those of the calls that run now, unless one of their secrets ends by itself: a lane may be busy for longer than that.
     fn shared_rights(&self, deps: &Deps) -> Result<Rights, String> {
+        if self.credential.purpose != Purpose::Standing && self.project.callback_secrets.previous.is_some() {
+            return self.rights(deps, &self.config);
+        }
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(rights) = shared.rights() {
             return Ok(rights);
@@ -258,7 +277,7 @@ impl Ready {
 
     fn rights(&self, deps: &Deps, config: &serde_json::Map<String, serde_json::Value>) -> Result<Rights, String> {
         let manifest = &self.plugin.manifest;
-        let secrets = Arc::new(open_secrets(deps, &self.credential)?);
+        let secrets = Arc::new(open_secrets(deps, &self.credential, &self.project)?);
         let grant = Grant::new(manifest, config, secrets.clone()).map_err(|e| e.to_string())?;
         let account = manifest.mail.as_ref().map(|mail| super::convert::account(mail, config, &secrets)).transpose()?;
         Ok(Rights { secrets, grant: Arc::new(grant), account: account.map(Arc::new) })

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::effects::{DeliverEffects, Kv, Settled};
 use super::ready::Ready;
 use super::{Message, Shared, convert};
-use crate::model::{AttemptId, AttemptOutcome, CredentialId, DeliveryStatus, Exchange, Timestamp};
+use crate::model::{AttemptId, AttemptOutcome, BatchId, CredentialId, DeliveryKind, DeliveryStatus, Exchange, LeadId, Purpose, Timestamp};
 use crate::plugin::call::{self, CallReport};
 use crate::policy::breaker::Signal;
 use crate::policy::outcome::{CallEnd, Outcome, Refusal, Stop, Verdict};
@@ -21,11 +21,19 @@ pub(super) struct Learned {
     pub(super) signal: Option<Signal>,
     /// Park the lane until an admin acts: code and message.
     pub(super) invalid: Option<Refusal>,
+    /// The plugin failed: what an admin hears.
+    pub(super) fault: Option<Refusal>,
+    /// What the call was made for, unless it was to tell people of such things: that must not go on for ever.
+    pub(super) about: Option<(BatchId, LeadId)>,
     /// What it was called with.
     pub(super) ready: Arc<Ready>,
 }
 
 impl Learned {
+    pub(super) fn of(ready: &Arc<Ready>, signal: Option<Signal>) -> Self {
+        Self { signal, invalid: None, fault: None, about: None, ready: ready.clone() }
+    }
+
     pub(super) fn lane(&self) -> CredentialId {
         self.ready.credential.id
     }
@@ -48,7 +56,8 @@ struct Work {
 
 /// Makes one call and writes what became of each job. Always returns, whatever the plugin does.
 pub(super) async fn run(shared: Arc<Shared>, ready: Arc<Ready>, jobs: Vec<Leased>) -> CallEnded {
-    let mut ended = CallEnded { learned: Learned { signal: None, invalid: None, ready: ready.clone() }, again: Vec::new() };
+    let mut ended = CallEnded { learned: Learned::of(&ready, None), again: Vec::new() };
+    ended.learned.about = jobs.iter().find(|job| job.kind != DeliveryKind::Notification).map(|job| (job.batch, job.lead.id));
     let call = Call { shared: &shared, ready: &ready };
     let (mut work, mut items) = (Vec::new(), Vec::new());
     for leased in jobs {
@@ -140,6 +149,10 @@ impl Call<'_> {
 
     fn fields(&self, leased: &Leased, now: Timestamp) -> Result<String, Box<Verdict>> {
         let credential = &self.ready.credential;
+        if let Some(event) = &leased.event {
+            let fields = convert::event_fields(event, &leased.lead, self.ready, now);
+            return fields.map_err(|why| Box::new(Verdict::Rejected(why)));
+        }
         if self.ready.filter.is_none() && credential.mapping.is_empty() {
             return Ok("{}".into());
         }
@@ -247,15 +260,23 @@ impl Call<'_> {
         if !report.notes.is_empty() {
             end = with_notes(end, &report.notes);
         }
+        let refused = self.nobody_mends(&end);
         match &end {
+            _ if refused.is_some() => ended.learned.signal = Some(Signal::Bad),
             CallEnd::Returned => {}
-            CallEnd::Failed(_) => ended.learned.signal = Some(Signal::Bad),
+            CallEnd::Failed(why) => {
+                ended.learned.signal = Some(Signal::Bad);
+                ended.learned.fault = Some(why.clone());
+            }
             CallEnd::Stopped(stop) => {
-                let mut learned = Learned { signal: None, invalid: None, ready: self.ready.clone() };
+                let mut learned = Learned { about: ended.learned.about, ..Learned::of(self.ready, None) };
                 let (why, lane) = retry::stopped(stop);
                 match lane {
                     LaneStop::Invalid => learned.invalid = Some(why),
-                    LaneStop::Fault => learned.signal = Some(Signal::Bad),
+                    LaneStop::Fault => {
+                        learned.signal = Some(Signal::Bad);
+                        learned.fault = Some(why);
+                    }
                     LaneStop::Pause(after) if matches!(stop, Stop::RateLimited(_)) => learned.signal = Some(Signal::Slower(after)),
                     LaneStop::Pause(after) => learned.signal = Some(Signal::Down(after)),
                 }
@@ -266,14 +287,27 @@ impl Call<'_> {
         }
         let mut finishes = Vec::new();
         for job in work.iter_mut().filter_map(Option::take) {
-            let outcome = Outcome::Unsettled { end: end.clone(), maybe_sent: report.maybe_sent };
+            let unsettled = refused.clone().map_or_else(|| end.clone(), CallEnd::Failed);
+            let outcome = Outcome::Unsettled { end: unsettled, maybe_sent: report.maybe_sent };
             if end == CallEnd::Returned {
                 ended.learned.signal = Some(Signal::Bad);
             }
-            let decision = retry::next(&outcome, self.standing(&job.leased), self.now(), jitter());
+            let decision = match (&refused, &self.ready.credential.purpose) {
+                // It is gone when its batch ends, and nobody can write it again.
+                (Some(why), Purpose::Send) => self.refused(why),
+                _ => retry::next(&outcome, self.standing(&job.leased), self.now(), jitter()),
+            };
             finishes.push(self.decided(job, decision, report.exchanges.clone()));
         }
         self.finish(finishes, ended).await;
+    }
+
+    /// Why a call stopped that would park a lane until an admin acts, where the credential is the host's own and has none:
+    /// then it is the delivery that fails.
+    fn nobody_mends(&self, end: &CallEnd) -> Option<Refusal> {
+        let CallEnd::Stopped(stop) = end else { return None };
+        let (why, lane) = retry::stopped(stop);
+        (lane == LaneStop::Invalid && self.ready.credential.purpose != Purpose::Standing).then_some(why)
     }
 
     /// Writes, and tells who waits. A database that is away is tried again until the leases must be over anyway; then
@@ -296,9 +330,7 @@ impl Call<'_> {
             match self.shared.deps.store.finish(finishes.clone()).await {
                 Ok(changes) => {
                     for changed in changes.into_iter().flatten() {
-                        if let Some(status) = changed.ended {
-                            self.shared.announce(changed.batch, status);
-                        }
+                        self.shared.followed(&changed);
                     }
                     break;
                 }

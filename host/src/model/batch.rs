@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BatchId, DeliveryStatus, LeadId, ProjectId, Timestamp};
+use super::{BatchId, Callbacks, CredentialId, DeliveryStatus, LeadId, NoticeKind, ProjectId, Timestamp};
 
 /// How many deliveries of a batch are in which state. `total` is the sum of the others in every committed state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -43,11 +43,20 @@ impl BatchCounts {
 pub struct BatchOptions {
     /// `false`: the first failure cancels what has not been sent.
     pub allow_failures: bool,
+    /// Who is told of its end.
+    #[serde(skip_serializing_if = "Callbacks::is_empty")]
+    pub callbacks: Callbacks,
+    /// Credentials that were given for this batch alone; erased when it ends.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inline: Vec<CredentialId>,
+    /// Endings that the project wanted to be told of when the batch was made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<NoticeKind>,
 }
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { allow_failures: true }
+        Self { allow_failures: true, callbacks: Callbacks::default(), inline: Vec::new(), notify: Vec::new() }
     }
 }
 

@@ -110,6 +110,21 @@ impl TryFrom<RetryFields> for RetryOverride {
     }
 }
 
+/// What a credential is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// An admin's: for leads, and for whatever names it.
+    #[default]
+    Standing,
+    /// Made by the host for callbacks to URLs of this origin; signed with the project's secret.
+    Callback {
+        /// Such as `https://client.example`.
+        origin: String,
+    },
+    /// Given with one send, and erased when its batch ends.
+    Send,
+}
+
 /// A credential as stored. `Debug` shows no secret: they are sealed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Credential {
@@ -117,6 +132,8 @@ pub struct Credential {
     pub id: CredentialId,
     #[allow(missing_docs)]
     pub project: ProjectId,
+    #[allow(missing_docs)]
+    pub purpose: Purpose,
     /// `None`: for the whole project.
     pub entity: Option<String>,
     #[allow(missing_docs)]

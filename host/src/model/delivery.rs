@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttemptId, BatchId, CredentialId, DeliveryId, LeadId, ProjectId, Timestamp};
+use super::{AttemptId, BatchId, CredentialId, DeliveryId, Event, LeadId, ProjectId, Timestamp};
 
 /// The state of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -46,6 +46,28 @@ impl DeliveryStatus {
     }
 }
 
+/// What a delivery is: a lead on its way, or something the host tells about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryKind {
+    /// A lead, as asked for; the only kind that a batch counts.
+    #[default]
+    Lead,
+    /// Tells a receiver of the client's that the batch has ended.
+    Callback,
+    /// Tells people of the project what happened.
+    Notification,
+    /// The lead again, elsewhere, because it was not delivered in time.
+    Fallback,
+}
+
+impl DeliveryKind {
+    /// It is among the batch's counts.
+    pub const fn counts(self) -> bool {
+        matches!(self, Self::Lead)
+    }
+}
+
 /// An id the remote side gave, such as `lead` → `8123`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RemoteRef {
@@ -71,6 +93,8 @@ pub struct Delivery {
     #[allow(missing_docs)]
     pub channel: String,
     #[allow(missing_docs)]
+    pub kind: DeliveryKind,
+    #[allow(missing_docs)]
     pub status: DeliveryStatus,
     /// Counted attempts so far.
     pub attempts: u32,
@@ -86,6 +110,14 @@ pub struct Delivery {
     pub url: Option<String>,
     /// Settings of this send that stand over the credential's config; a JSON object.
     pub settings: Option<serde_json::Value>,
+    /// What is told instead of the lead.
+    pub event: Option<Event>,
+    /// Why the host made it, for a fallback.
+    pub reason: Option<String>,
+    /// When it fails if it was not sent before.
+    pub deadline_at: Option<Timestamp>,
+    /// When a fallback stood in for it.
+    pub overdue_at: Option<Timestamp>,
     #[allow(missing_docs)]
     pub created_at: Timestamp,
     #[allow(missing_docs)]

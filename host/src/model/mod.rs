@@ -4,21 +4,27 @@
 //! never fits where another is meant. Times are [`Timestamp`]s: milliseconds since 1970 inside, RFC 3339 outside.
 
 mod batch;
+mod callback;
 mod channel;
 mod credential;
 mod delivery;
 mod ids;
 mod lead;
 mod project;
+mod sending;
 mod task;
 mod timestamp;
 
 pub use batch::{Batch, BatchCounts, BatchOptions, BatchStatus};
+pub use callback::{Callback, Callbacks, Event};
 pub use channel::{Pin, PinState};
-pub use credential::{Credential, CredentialState, RetryOverride, SealedSecret, StateReason};
-pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryStatus, Exchange, RemoteRef};
+pub use credential::{Credential, CredentialState, Purpose, RetryOverride, SealedSecret, StateReason};
+pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryKind, DeliveryStatus, Exchange, RemoteRef};
 pub use ids::{AttemptId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
 pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
 pub use project::{ApiKey, DedupSettings, Project, Scope};
+pub use sending::{
+    CallbackSecrets, EntityCredentials, FallbackRule, FallbackTarget, Notice, NoticeKind, NotificationRule, SendingSettings,
+};
 pub use task::{Task, TaskError, TaskKind, TaskProgress, TaskStatus};
 pub use timestamp::Timestamp;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyId, ProjectId, Timestamp};
+use super::{CallbackSecrets, KeyId, ProjectId, SendingSettings, Timestamp};
 
 /// When a second lead with the same content is a duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -37,6 +37,10 @@ pub struct Project {
     pub locale: String,
     #[allow(missing_docs)]
     pub dedup: DedupSettings,
+    #[allow(missing_docs)]
+    pub sending: SendingSettings,
+    /// What callbacks to URLs are signed with.
+    pub callback_secrets: CallbackSecrets,
     #[allow(missing_docs)]
     pub created_at: Timestamp,
     #[allow(missing_docs)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{FieldError, Warning};
-use crate::model::{Credential, CredentialId};
+use crate::model::{Credential, CredentialId, EntityCredentials};
 
 /// Channels that come with Leadwire, installed or not; their names are known and never a typing error.
 pub const FIRST_PARTY: [&str; 10] =
@@ -52,20 +52,34 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
 }
 
+/// What a lead may go to.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidates<'a> {
+    /// The lead's entity.
+    pub entity: Option<&'a str>,
+    /// All of the project.
+    pub credentials: &'a [Arc<Credential>],
+    /// Given with this send: each stands in for all others of its channel.
+    pub inline: &'a [Arc<Credential>],
+    /// What becomes of the project's where the entity has one of the same channel.
+    pub rule: EntityCredentials,
+}
+
 /// Chooses among the project's credentials. `at` is the JSON pointer of the list, for errors.
-pub fn fan_out(
-    wanted: &Wanted,
-    entity: Option<&str>,
-    credentials: &[Arc<Credential>],
-    installed: impl Fn(&str) -> bool,
-    at: &str,
-) -> Result<Plan, Vec<FieldError>> {
+pub fn fan_out(wanted: &Wanted, from: Candidates<'_>, installed: impl Fn(&str) -> bool, at: &str) -> Result<Plan, Vec<FieldError>> {
     let mut plan = Plan::default();
     match wanted {
         Wanted::Auto => {
-            plan.targets = auto(entity, credentials, None).map(|credential| target(credential, None, None)).collect();
+            for credential in from.auto(None) {
+                // A channel without its plugin is said, and its leads wait for the plugin as for any other reason.
+                let warning = Warning::channel("channel_not_installed", &credential.channel);
+                if !installed(&credential.channel) && !plan.warnings.contains(&warning) {
+                    plan.warnings.push(warning);
+                }
+                plan.targets.push(target(credential, None, None));
+            }
         }
-        Wanted::Named(list) => named(list, entity, credentials, installed, at, &mut plan)?,
+        Wanted::Named(list) => named(list, from, installed, at, &mut plan)?,
     }
     let said = |code| plan.warnings.iter().any(|warning: &Warning| warning.code == code);
     if plan.targets.is_empty() && !said("no_credentials") && !said("channel_not_installed") {
@@ -78,30 +92,29 @@ fn target(credential: &Arc<Credential>, settings: Option<Map<String, Value>>, en
     Target { credential: Arc::clone(credential), settings, entry }
 }
 
-/// The enabled credentials of the entity and of the project; the entity's stand in for the project's of the same channel.
-fn auto<'a>(
-    entity: Option<&'a str>,
-    credentials: &'a [Arc<Credential>],
-    channel: Option<&'a str>,
-) -> impl Iterator<Item = &'a Arc<Credential>> {
-    let wanted = move |credential: &Credential| credential.enabled && channel.is_none_or(|channel| credential.channel == channel);
-    let of_entity = move |credential: &Credential| entity.is_some() && credential.entity.as_deref() == entity;
-    credentials.iter().filter(move |credential| {
-        wanted(credential)
-            && (of_entity(credential)
-                || (credential.entity.is_none()
-                    && !credentials.iter().any(|other| wanted(other) && of_entity(other) && other.channel == credential.channel)))
-    })
+impl<'a> Candidates<'a> {
+    /// The enabled credentials of the entity and of the project, and those given with the send. The entity's stand in for the
+    /// project's of the same channel, where the project does not want both.
+    fn auto(self, channel: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Credential>> {
+        let Self { entity, credentials, inline, rule } = self;
+        let of_channel = move |credential: &Credential| channel.is_none_or(|channel| credential.channel == channel);
+        let wanted = move |credential: &Credential| credential.enabled && of_channel(credential);
+        let of_entity = move |credential: &Credential| entity.is_some() && credential.entity.as_deref() == entity;
+        let replaced = move |credential: &Credential| {
+            rule == EntityCredentials::Instead
+                && credentials.iter().any(|other| wanted(other) && of_entity(other) && other.channel == credential.channel)
+        };
+        let stored = credentials.iter().filter(move |credential| {
+            wanted(credential)
+                && !inline.iter().any(|given| given.channel == credential.channel)
+                && (of_entity(credential) || (credential.entity.is_none() && !replaced(credential)))
+        });
+        stored.chain(inline.iter().filter(move |credential| of_channel(credential)))
+    }
 }
 
-fn named(
-    list: &[Named],
-    entity: Option<&str>,
-    credentials: &[Arc<Credential>],
-    installed: impl Fn(&str) -> bool,
-    at: &str,
-    plan: &mut Plan,
-) -> Result<(), Vec<FieldError>> {
+fn named(list: &[Named], from: Candidates<'_>, installed: impl Fn(&str) -> bool, at: &str, plan: &mut Plan) -> Result<(), Vec<FieldError>> {
+    let credentials = from.credentials;
     let mut errors = Vec::new();
     for (index, entry) in list.iter().enumerate() {
         let known = installed(&entry.channel) || FIRST_PARTY.contains(&entry.channel.as_str());
@@ -134,7 +147,7 @@ fn named(
             },
             None => {
                 let mut found = false;
-                for credential in auto(entity, credentials, Some(&entry.channel)) {
+                for credential in from.auto(Some(&entry.channel)) {
                     add(plan, target(credential, entry.settings.clone(), Some(index)));
                     found = true;
                 }
@@ -162,13 +175,14 @@ fn add(plan: &mut Plan, target: Target) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{CredentialState, ProjectId, Timestamp};
+    use crate::model::{CredentialState, ProjectId, Purpose, Timestamp};
 
     fn credential(n: u128, channel: &str, entity: Option<&str>, enabled: bool) -> Arc<Credential> {
         let now = Timestamp::from_millis(0);
         Arc::new(Credential {
             id: CredentialId::from_uuid(uuid::Uuid::from_u128(n)),
             project: ProjectId::from_uuid(uuid::Uuid::nil()),
+            purpose: Purpose::Standing,
             entity: entity.map(str::to_owned),
             channel: channel.into(),
             name: channel.into(),
@@ -213,7 +227,35 @@ mod tests {
     }
 
     fn plan(wanted: Wanted, entity: Option<&str>) -> Result<Plan, Vec<FieldError>> {
-        fan_out(&wanted, entity, &project(), installed, "/integrations")
+        fan_out(&wanted, among(entity, &project()), installed, "/integrations")
+    }
+
+    fn among<'a>(entity: Option<&'a str>, credentials: &'a [Arc<Credential>]) -> Candidates<'a> {
+        Candidates { entity, credentials, inline: &[], rule: EntityCredentials::Instead }
+    }
+
+    #[test]
+    fn a_project_may_want_both_its_own_and_the_entitys() {
+        let all = project();
+        let both = Candidates { rule: EntityCredentials::Both, ..among(Some("shop"), &all) };
+        assert_eq!(ids(&fan_out(&Wanted::Auto, both, installed, "").unwrap()), [1, 2, 3, 4, 5]);
+        assert_eq!(ids(&fan_out(&Wanted::Named(vec![entry("email", None)]), both, installed, "").unwrap()), [3, 4]);
+    }
+
+    #[test]
+    fn what_is_given_with_the_send_stands_in_for_all_of_its_channel() {
+        let (all, given) = (project(), [credential(9, "webhook", None, true)]);
+        let from = Candidates { inline: &given, ..among(Some("shop"), &all) };
+        assert_eq!(ids(&fan_out(&Wanted::Auto, from, installed, "").unwrap()), [4, 5, 9]);
+        let named = Wanted::Named(vec![entry("webhook", Some(1)), entry("webhook", None)]);
+        assert_eq!(ids(&fan_out(&named, from, installed, "").unwrap()), [1, 9], "one that is named by its id is that one");
+    }
+
+    #[test]
+    fn a_channel_without_a_plugin_is_said_once() {
+        let all = [credential(1, "lptracker", None, true), credential(2, "lptracker", None, true)];
+        let plan = fan_out(&Wanted::Auto, among(None, &all), installed, "").unwrap();
+        assert_eq!((ids(&plan), plan.warnings), (vec![1, 2], vec![Warning::channel("channel_not_installed", "lptracker")]));
     }
 
     #[test]
@@ -244,7 +286,7 @@ mod tests {
         let plan = plan(Wanted::Named(list), None).unwrap();
         assert!(plan.targets.is_empty());
         assert_eq!(plan.warnings, [Warning::channel("channel_not_installed", "getresponse"), Warning::channel("no_credentials", "amocrm")]);
-        let none = fan_out(&Wanted::Auto, None, &[], installed, "").unwrap();
+        let none = fan_out(&Wanted::Auto, among(None, &[]), installed, "").unwrap();
         assert_eq!(none.warnings, [Warning { code: "no_credentials", channel: None, pointer: None }]);
     }
 

@@ -2,15 +2,18 @@
 
 pub mod batch_status;
 pub mod breaker;
+pub mod callbacks;
 pub mod dedup;
 pub mod fanout;
 pub mod intake;
 pub mod normalise;
+pub mod notices;
 pub mod outcome;
 pub mod rate;
 pub mod retry;
 pub mod search;
 pub mod share;
+pub mod speed;
 
 /// What is wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]

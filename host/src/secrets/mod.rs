@@ -85,6 +85,11 @@ pub fn secret_aad(credential: crate::model::CredentialId, name: &str) -> String 
     format!("{credential}/{name}")
 }
 
+/// What a project's callback secret is bound to: before and after a rotation it is the same place.
+pub fn callback_secret_aad(project: crate::model::ProjectId) -> String {
+    format!("{project}/callback_secret")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

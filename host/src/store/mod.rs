@@ -12,6 +12,7 @@ mod task;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -21,9 +22,9 @@ pub use crate::policy::breaker::Pause;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
-    ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, Credential, CredentialId, CredentialState,
-    Delivery, DeliveryId, Exchange, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin, Project, ProjectId, StateReason, Task, TaskId,
-    Timestamp,
+    ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Credential, CredentialId,
+    CredentialState, Delivery, DeliveryId, DeliveryKind, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord, LeadStatus,
+    Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
@@ -103,6 +104,50 @@ pub struct Intake {
     pub correlation: String,
     /// The key, and how to make the answer that is kept for it.
     pub idempotency: Option<(Idempotency, AnswerOf)>,
+    /// What few leads have.
+    pub extras: IntakeExtras,
+}
+
+/// What a send may ask for beside its deliveries.
+#[derive(Debug, Default)]
+pub struct IntakeExtras {
+    /// Credentials for this batch alone, written with it; `BatchOptions::inline` names them.
+    pub credentials: Vec<Credential>,
+    /// When what was not sent ends as failed.
+    pub deadline_at: Option<Timestamp>,
+    /// What is done about deliveries that are not delivered in time.
+    pub watches: Vec<Watch>,
+}
+
+/// A fallback rule over one delivery.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watch {
+    #[allow(missing_docs)]
+    pub delivery: DeliveryId,
+    #[allow(missing_docs)]
+    pub due_at: Timestamp,
+    #[allow(missing_docs)]
+    pub rule: FallbackRule,
+}
+
+impl Watch {
+    /// One for each rule and delivery that it is about.
+    pub fn all(rules: &[FallbackRule], deliveries: &[NewDelivery]) -> Vec<Self> {
+        let mut watches = Vec::new();
+        for rule in rules {
+            let meant = |delivery: &&NewDelivery| match (&rule.credential, &rule.channel) {
+                (Some(credential), _) => *credential == delivery.credential_id,
+                (None, Some(channel)) => *channel == delivery.channel,
+                (None, None) => false,
+            };
+            watches.extend(deliveries.iter().filter(meant).map(|delivery| Self {
+                delivery: delivery.id,
+                due_at: delivery.due_at.plus(Duration::from_secs(u64::from(rule.within_sec))),
+                rule: rule.clone(),
+            }));
+        }
+        watches
+    }
 }
 
 /// Makes the answer to keep for an accepted (or duplicate) lead; called once inside the transaction.
@@ -184,6 +229,10 @@ pub struct Leased {
     #[allow(missing_docs)]
     pub lead: Arc<Lead>,
     #[allow(missing_docs)]
+    pub kind: DeliveryKind,
+    /// What is told instead of the lead.
+    pub event: Option<Event>,
+    #[allow(missing_docs)]
     pub settings: Option<serde_json::Value>,
     #[allow(missing_docs)]
     pub correlation: String,
@@ -240,6 +289,27 @@ pub struct Changed {
     pub lead: LeadId,
     /// Set when this very write ended the batch: exactly once for each time it ends.
     pub ended: Option<BatchStatus>,
+    /// Lanes that this very write gave work that is due now: callbacks of the batch, fallbacks of its deliveries.
+    pub queued: Vec<CredentialId>,
+    /// Credentials that this very write erased.
+    pub erased: Vec<CredentialId>,
+    /// A timer was set that may be due now.
+    pub timer: bool,
+}
+
+impl Changed {
+    /// A change that ended nothing and queued nothing.
+    pub fn only(batch: BatchId, lead: LeadId) -> Self {
+        Self { batch, lead, ended: None, queued: Vec::new(), erased: Vec::new(), timer: false }
+    }
+
+    /// Adds what a later part of the same write changed about the same batch.
+    pub fn merge(&mut self, later: Self) {
+        self.ended = self.ended.or(later.ended);
+        self.queued.extend(later.queued);
+        self.erased.extend(later.erased);
+        self.timer |= later.timer;
+    }
 }
 
 /// A lane with jobs.
@@ -249,6 +319,28 @@ pub struct LaneDue {
     pub lane: CredentialId,
     /// The earliest due time in it.
     pub due_at: Timestamp,
+}
+
+/// How fast leads of a project arrived.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Speed {
+    /// One for each lead's delivery that was made.
+    pub delivered: Vec<Arrival>,
+    /// Older deliveries of the time were not looked at.
+    pub has_more: bool,
+    /// The oldest delivery of a lead that waits or is being sent.
+    pub oldest: Option<DeliveryId>,
+}
+
+/// One delivery that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    #[allow(missing_docs)]
+    pub credential: CredentialId,
+    /// From accepted to delivered, in milliseconds.
+    pub ms: u64,
+    /// A fallback had stood in for it.
+    pub late: bool,
 }
 
 /// A page of a list.
@@ -332,6 +424,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes attempts and next states; several calls share a transaction. For each entry, in order: what changed, or
     /// `None` when the lease was lost to another (nothing was written for it). When a delivery ends as failed in a batch
     /// with `allow_failures = false`, its siblings that are queued and have no lease end as cancelled in the same transaction.
+    /// Whatever write ends a batch (this one, a cancel, a timer, an intake without deliveries) also queues its callbacks, the
+    /// first time it ends and never again, and erases the credentials that were given for it.
     async fn finish(&self, finished: Vec<Finish>) -> Result<Vec<Option<Changed>>, StoreError>;
 
     /// Gives leases back as if they had never been taken: due now, attempts and flags as before. Lost leases are ignored.
@@ -353,8 +447,21 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a queued delivery as cancelled. `None`: no such delivery, or it is being sent or has ended.
     async fn cancel_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError>;
 
-    /// Cancels every delivery of the batch that is queued and not being sent. The count of those cancelled.
+    /// Cancels every lead's delivery of the batch that is queued and not being sent. The count of those cancelled.
     async fn cancel_batch(&self, id: BatchId, now: Timestamp) -> Result<Option<(u32, Changed)>, StoreError>;
+
+    // ---- what happens by time alone
+
+    /// When [`Store::fire_timers`] next has something to do.
+    async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Does what is due: deliveries that were not sent by their deadline end as failed with the code `deadline`, and those
+    /// not delivered in time get their fallbacks, each rule once, and notification rules tell what they have heard of. At most `limit` timers; whether there may be more.
+    async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError>;
+
+    /// Notes something for the project's notification rules that want to hear of it; a timer tells it. A batch's end notes
+    /// itself. `false`: no rule wants it.
+    async fn note(&self, notice: &Notice) -> Result<bool, StoreError>;
 
     // ---- reading what became of leads
 
@@ -380,6 +487,9 @@ pub trait Store: Send + Sync + 'static {
     async fn deliveries(&self, query: &ListQuery) -> Result<Found<Delivery>, StoreError>;
     /// The same deliveries in the same order, up to 5,000.
     async fn delivery_ids(&self, query: &ListQuery) -> Result<Found<DeliveryId>, StoreError>;
+    /// How fast the newest `limit` deliveries of a project, made from `after` on and before `before`, were made; and the oldest
+    /// that is not, among the `limit` oldest that wait.
+    async fn speed(&self, project: ProjectId, after: Timestamp, before: Timestamp, limit: u32) -> Result<Speed, StoreError>;
     /// By number.
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError>;
 
@@ -405,7 +515,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// [`StoreError::Taken`] when the external id is used.
     async fn create_project(&self, project: &Project, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError>;
-    /// Replaces all but id, external id and creation time. `false`: no such project.
+    /// Replaces all but id, external id, callback secrets and creation time. `false`: no such project.
     async fn update_project(&self, project: &Project) -> Result<bool, StoreError>;
     #[allow(missing_docs)]
     async fn project(&self, id: ProjectId) -> Result<Option<Project>, StoreError>;
@@ -445,7 +555,7 @@ pub trait Store: Send + Sync + 'static {
     async fn pause(&self, id: CredentialId) -> Result<Option<(Timestamp, Pause)>, StoreError>;
     #[allow(missing_docs)]
     async fn credential(&self, id: CredentialId) -> Result<Option<Credential>, StoreError>;
-    /// All of a project, by id.
+    /// All of a project that an admin made, by id.
     async fn credentials(&self, project: ProjectId) -> Result<Vec<Credential>, StoreError>;
     /// Writes the host's word on it. `false`: no such credential. Does not change `version`.
     async fn set_credential_state(
@@ -455,6 +565,17 @@ pub trait Store: Send + Sync + 'static {
         reason: Option<StateReason>,
         since: Timestamp,
     ) -> Result<bool, StoreError>;
+
+    // ---- what callbacks to URLs go through
+
+    /// The host's own credential for callback URLs of this origin.
+    async fn callback_credential(&self, project: ProjectId, origin: &str) -> Result<Option<CredentialId>, StoreError>;
+    /// Writes a credential for an origin unless there is one; the id of the one there is. `None`: the project has `most`.
+    async fn ensure_callback_credential(&self, credential: &Credential, most: u32) -> Result<Option<CredentialId>, StoreError>;
+    /// Of all origins.
+    async fn callback_credentials(&self, project: ProjectId) -> Result<Vec<CredentialId>, StoreError>;
+    /// Writes the secrets over those that were read. `false`: someone else wrote first, or there is no such project.
+    async fn set_callback_secrets(&self, project: ProjectId, read: &CallbackSecrets, new: &CallbackSecrets) -> Result<bool, StoreError>;
 
     // ---- plugins' small state, plugin versions, chores
 

@@ -42,7 +42,9 @@ pub(crate) fn render(ctx: &Context<Config>, item: &Item) -> Result<Content, Verd
     let config = &ctx.config;
     let subject = part("subject", Some(config.subject.as_deref().unwrap_or(SUBJECT)), Escape::None)?;
     let mut text = part("text", config.text.as_deref(), Escape::None)?;
-    let mut html = part("html", config.html.as_deref(), Escape::Html)?;
+    // An event that brings its own text is not told in the words that were written for leads.
+    let told = matches!(item.payload, Payload::Event(_)) && item.mapped_text("text").is_some();
+    let mut html = part("html", config.html.as_deref().filter(|_| !told), Escape::Html)?;
     if text.is_none() && html.is_none() {
         text = part("text", Some(TEXT), Escape::None)?;
         html = part("html", Some(HTML), Escape::Html)?;

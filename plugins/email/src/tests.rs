@@ -240,3 +240,13 @@ fn the_schema_refuses_broken_settings() {
         assert!(!with(bad.clone()), "{bad}");
     }
 }
+
+#[test]
+fn an_event_with_words_of_its_own_is_not_told_in_those_for_leads() {
+    let mut host = with(json!({ "subject": "LEAD {{ lead.name }}", "html": "<b>LEAD</b>" }));
+    let mut item = event_item(event());
+    item.fields = r#"{"subject":"Done","text":"All is done"}"#.into();
+    host.deliver::<Email>(&[item]);
+    let mail = &host.mails()[0];
+    assert_eq!((mail.subject.as_str(), mail.text.as_deref(), mail.html.as_deref()), ("Done", Some("All is done"), None));
+}

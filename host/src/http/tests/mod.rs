@@ -120,6 +120,8 @@ impl Dispatch for Quiet {
         self.hints.lock().unwrap().extend(lanes.iter().map(|(lane, _)| *lane));
     }
 
+    fn timer(&self, _: Timestamp) {}
+
     fn credential_changed(&self, _: CredentialId) {}
 
     fn credential_mended(&self, _: CredentialId) {}

@@ -70,8 +70,12 @@ async fn what_bad_requests_get() {
             "invalid_value",
             "/integrations/0/settings/method",
         ),
-        (json!({"project": "ext:shop-1", "name": "x", "callbacks": {"then": ["crd_x"]}}), 422, "not_supported_yet", "/callbacks/then"),
+        (json!({"project": "ext:shop-1", "name": "x", "callbacks": {"then": ["crd_x"]}}), 422, "invalid_value", "/callbacks/then/0"),
         (json!({"project": "ext:shop-1", "name": "x", "delay_sec": 2_592_001}), 422, "invalid_value", "/delay_sec"),
+        (json!({"project": "ext:shop-1", "name": "x", "delay_sec": 1, "due_at": "2026-02-01T00:00:00Z"}), 422, "invalid_value", "/due_at"),
+        (json!({"project": "ext:shop-1", "name": "x", "due_at": "2027-01-01T00:00:00Z"}), 422, "invalid_value", "/due_at"),
+        (json!({"project": "ext:shop-1", "name": "x", "deadline_sec": 0}), 422, "invalid_value", "/deadline_sec"),
+        (json!({"project": "ext:shop-1", "name": "x", "delay_sec": 60, "deadline_sec": 60}), 422, "invalid_value", "/deadline_sec"),
     ] {
         host.post("/api/leads", body).await.problem(status, code).at(pointer);
     }
@@ -225,7 +229,94 @@ async fn batches_and_deliveries_are_cancelled_and_retried() {
         .problem(422, "invalid_email")
         .at("/lead/email");
     let inline = json!({"project": "ext:shop-1", "lead": {"name": "x"}, "credentials": {"telegram": {}}});
-    host.post("/api/integrations/send-batch", inline).await.problem(422, "not_supported_yet").at("/credentials");
+    host.post("/api/integrations/send-batch", inline).await.problem(422, "validation_failed");
+}
+
+fn to_callbacks(callbacks: Value) -> Value {
+    json!({"project": "ext:shop-1", "name": "x", "callbacks": callbacks})
+}
+
+#[tokio::test]
+async fn a_callback_that_cannot_work_is_named() {
+    let host = Host::new().await;
+    let (webhook, telegram) = host.shop().await;
+    host.post("/api/projects", json!({"external_id": "other"})).await.ok(201);
+    let foreign = json!({"channel": "webhook", "project": "ext:other", "config": {"url": "https://other.example/"}});
+    let foreign = host.post("/api/projects/ext:other/credentials", foreign).await.ok(201).str("id");
+    for (callbacks, code, pointer) in [
+        (json!({"then": [webhook, foreign]}), "unknown_credential", "/callbacks/then/1"),
+        (json!({"catch": [{"credential_id": foreign}]}), "unknown_credential", "/callbacks/catch/0"),
+        (json!({"finally": [{"url": "https://a.example/", "credential_id": webhook}]}), "one_of", "/callbacks/finally/0"),
+        (json!({"finally": [{}]}), "one_of", "/callbacks/finally/0"),
+        (json!({"finally": [{"url": "ftp://a.example/"}]}), "invalid_url", "/callbacks/finally/0/url"),
+        (json!({"finally": [{"url": "https://me:pass@a.example/"}]}), "invalid_url", "/callbacks/finally/0/url"),
+        (json!({"finally": [{"url": "/hooks"}]}), "invalid_url", "/callbacks/finally/0/url"),
+        (
+            json!({"finally": [{"url": "https://a.example/", "settings": {"method": "PUT"}}]}),
+            "invalid_value",
+            "/callbacks/finally/0/settings",
+        ),
+        (json!({"then": [{"credential_id": telegram, "settings": {"chat": 7}}]}), "invalid_value", "/callbacks/then/0/settings"),
+        (json!({"then": [{"credential_id": telegram, "template": "{{ event"}]}), "invalid_template", "/callbacks/then/0/template"),
+        (json!({"then": vec![&webhook; 11]}), "too_many", "/callbacks/then"),
+        (json!({"thn": []}), "unknown_field", "/callbacks/thn"),
+        (json!({"then": [{"uri": "https://a.example/"}]}), "unknown_field", "/callbacks/then/0/uri"),
+    ] {
+        host.post("/api/leads", to_callbacks(callbacks)).await.problem(422, code).at(pointer);
+    }
+    host.post("/api/leads", to_callbacks(json!({"then": [webhook], "finally": [{"url": "https://a.example/x?y=1"}]}))).await.ok(202);
+}
+
+#[tokio::test]
+async fn inline_credentials_that_cannot_work_are_named() {
+    let host = Host::new().await;
+    host.shop().await;
+    let body = |credentials: Value| json!({"lead": {"project": "ext:shop-1", "name": "x"}, "integrations": ["telegram"], "credentials": credentials});
+    let secrets = json!({"bot_token": "12345678:secret"});
+    for (credentials, code, pointer) in [
+        (json!({"telegram": {"config": {"chat_id": 7}}}), "required", "/credentials/telegram/secrets/bot_token"),
+        (json!({"telegram": {"config": {"chat_id": []}, "secrets": secrets}}), "invalid_value", "/credentials/telegram/config/chat_id"),
+        (
+            json!({"telegram": {"config": {"chat_id": 7}, "secrets": {"bot_token": "12345678:x", "pin": "1"}}}),
+            "unknown_secret",
+            "/credentials/telegram/secrets/pin",
+        ),
+        (
+            json!({"telegram": {"config": {"chat_id": 7}, "secrets": secrets}, "webhook": {"config": {"url": "https://x.example"}}}),
+            "unused",
+            "/credentials/webhook",
+        ),
+        (json!({"telegram": {"confg": {}}}), "unknown_field", "/credentials/telegram/confg"),
+    ] {
+        let got = host.post("/api/integrations/send-batch", body(credentials)).await;
+        got.problem(422, code).at(pointer);
+        assert!(!got.text.contains("12345678"), "{}", got.text);
+    }
+    host.post("/api/integrations/send-batch", body(json!({"telegram": {"config": {"chat_id": 7}, "secrets": secrets}}))).await.ok(202);
+}
+
+#[tokio::test]
+async fn the_callback_secret_is_shown_once_and_never_again() {
+    let host = Host::new().await;
+    host.shop().await;
+    let project = "/api/projects/ext:shop-1";
+    assert_eq!(host.get(project).await.json["callback_secret"], json!({"set": false, "updated_at": null, "previous_until": null}));
+    let made = host.post(&format!("{project}/callback-secret"), json!({})).await;
+    let secret = made.ok(200).str("secret");
+    assert!(secret.starts_with("whsec_") && made.json["previous_until"].is_null());
+    let own = json!({"secret": "whsec_W2T7URdALJ/km5Hf5Kyvk2o/MqygU4SyZBpCXT+mAGc=", "overlap_sec": 60});
+    let rotated = host.post(&format!("{project}/callback-secret"), own).await;
+    assert_eq!((rotated.ok(200).json.get("secret"), rotated.json["previous_until"].is_string()), (None, true));
+    let shown = host.get(project).await;
+    assert!(shown.json["callback_secret"]["set"] == true && !shown.text.contains("whsec_"), "{}", shown.text);
+    for (body, pointer) in [(json!({"secret": "whsec_short"}), "/secret"), (json!({"overlap_sec": 2_592_001}), "/overlap_sec")] {
+        let got = host.post(&format!("{project}/callback-secret"), body).await;
+        assert_eq!(got.ok(422).json["errors"][0]["pointer"], pointer);
+    }
+    let lead = to_callbacks(json!({"then": [{"url": "https://client.example/hooks"}]}));
+    host.post("/api/leads", lead).await.ok(202);
+    let listed = host.get(&format!("{project}/credentials")).await;
+    assert_eq!(listed.json["data"].as_array().unwrap().len(), 2, "the host's own credentials are in no list");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rusqlite::params;
 
 use super::answers;
+use super::extras;
 use super::search::{self, Entry};
 use super::words::Word;
 use super::writer::Tx;
@@ -31,16 +32,19 @@ pub(super) struct Accepting {
     deliveries: Vec<NewDelivery>,
     correlation: String,
     idempotency: Option<(Idempotency, AnswerOf)>,
+    extras: extras::Prepared,
 }
 
 impl Accepting {
     pub(super) fn new(intake: Intake) -> Result<Self, StoreError> {
-        let Intake { lead, status, dedup, batch, options, deliveries, correlation, idempotency } = intake;
+        let Intake { lead, status, dedup, batch, options, deliveries, correlation, idempotency, extras } = intake;
         let not_json = |error: serde_json::Error| StoreError::Defect(format!("a lead cannot be written: {error}"));
         let payload = serde_json::to_string(&lead).map_err(not_json)?;
+        let extras = extras::Prepared::new(extras, &options, &deliveries)?;
         let options = options_json(&options)?;
         let search = Entry::of(&lead);
-        Ok(Self { lead: Arc::new(lead), payload, search, options, status, dedup, batch, deliveries, correlation, idempotency })
+        let lead = Arc::new(lead);
+        Ok(Self { lead, payload, search, options, status, dedup, batch, deliveries, correlation, idempotency, extras })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
@@ -83,6 +87,7 @@ fn one(tx: &mut Tx, one: &Accepting) -> Result<Answer, StoreError> {
             }
             write(tx, one, now)?;
             tx.jobs_added(jobs);
+            extras::write(tx, one.batch, &one.extras, now)?;
             tx.leads.put(one.lead.clone(), one.payload.len());
             Accepted::New
         }

@@ -23,8 +23,9 @@ pub(super) async fn create_project(tx: &mut Tx, project: &Project, keep: &Keep) 
     if taken.fetch_optional(&mut tx.conn).await?.is_some() {
         return Err(StoreError::Taken { what: "external_id", value: project.external_id.clone() });
     }
-    let Project { id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at } = project.clone();
-    sqlx::query("insert into projects (id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+    let Project { id, external_id, name, default_region, time_zone, locale, dedup, sending, callback_secrets, created_at, updated_at } =
+        project.clone();
+    sqlx::query("insert into projects (id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
         .bind(id.uuid())
         .bind(external_id)
         .bind(name)
@@ -34,6 +35,8 @@ pub(super) async fn create_project(tx: &mut Tx, project: &Project, keep: &Keep) 
         .bind(to_json(&dedup)?)
         .bind(created_at.as_millis())
         .bind(updated_at.as_millis())
+        .bind(to_json(&sending)?)
+        .bind(to_json(&callback_secrets)?)
         .execute(&mut tx.conn)
         .await?;
     answers::after(tx, keep.as_ref()).await?;
@@ -41,9 +44,10 @@ pub(super) async fn create_project(tx: &mut Tx, project: &Project, keep: &Keep) 
 }
 
 pub(super) async fn update_project(tx: &mut Tx, project: &Project) -> Result<bool, StoreError> {
-    let Project { id, name, default_region, time_zone, locale, dedup, updated_at, .. } = project.clone();
+    let Project { id, name, default_region, time_zone, locale, dedup, sending, updated_at, .. } = project.clone();
     let done = sqlx::query(
-        "update projects set name = $2, default_region = $3, time_zone = $4, locale = $5, dedup = $6, updated_at = $7 where id = $1",
+        "update projects set name = $2, default_region = $3, time_zone = $4, locale = $5, dedup = $6, updated_at = $7, sending = $8
+          where id = $1",
     )
     .bind(id.uuid())
     .bind(name)
@@ -52,6 +56,7 @@ pub(super) async fn update_project(tx: &mut Tx, project: &Project) -> Result<boo
     .bind(locale)
     .bind(to_json(&dedup)?)
     .bind(updated_at.as_millis())
+    .bind(to_json(&sending)?)
     .execute(&mut tx.conn)
     .await?;
     Ok(done.rows_affected() > 0)
@@ -59,7 +64,7 @@ pub(super) async fn update_project(tx: &mut Tx, project: &Project) -> Result<boo
 
 macro_rules! projects {
     ($rest:literal) => {
-        concat!("select id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at from projects ", $rest)
+        concat!("select id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets from projects ", $rest)
     };
 }
 
@@ -74,6 +79,8 @@ fn project_row(row: &SqliteRow) -> Result<Project, StoreError> {
         dedup: json(row.try_get(6)?)?,
         created_at: time(row.try_get(7)?),
         updated_at: time(row.try_get(8)?),
+        sending: json(row.try_get(9)?)?,
+        callback_secrets: json(row.try_get(10)?)?,
     })
 }
 

@@ -5,9 +5,10 @@ use std::collections::hash_map;
 
 use rusqlite::{Row, params};
 
+use super::ended::{self, Ended};
 use super::words::Word;
 use super::writer::Tx;
-use crate::model::{BatchCounts, BatchId, BatchOptions, BatchStatus, DeliveryStatus, LeadId, LeadStatus, Timestamp};
+use crate::model::{BatchCounts, BatchId, BatchOptions, BatchStatus, DeliveryKind, DeliveryStatus, LeadId, LeadStatus, Timestamp};
 use crate::policy::batch_status::{batch_status, lead_status};
 use crate::store::{Changed, StoreError};
 
@@ -18,7 +19,11 @@ struct Entry {
     finished_at: Option<Timestamp>,
     /// What the lead's status was when the batch was read.
     lead_was: LeadStatus,
+    /// Its callbacks were queued by an earlier transaction.
+    told: bool,
     dirty: bool,
+    /// This transaction ended it.
+    ended: bool,
 }
 
 /// Batches under change.
@@ -50,18 +55,23 @@ impl Book {
 
     /// Notes that nothing but the delivery itself changed.
     pub(super) fn unchanged(&mut self, tx: &Tx, batch: BatchId) -> Result<Changed, StoreError> {
-        Ok(Changed { batch, lead: self.entry(tx, batch)?.lead, ended: None })
+        Ok(Changed::only(batch, self.entry(tx, batch)?.lead))
     }
 
-    /// Moves one delivery from state to state. `ended` is set when the last pending one ends.
-    pub(super) fn shift(
+    /// Moves one delivery from state to state, if it is of a kind that counts.
+    pub(super) fn moved(
         &mut self,
         tx: &Tx,
         batch: BatchId,
-        from: DeliveryStatus,
-        to: DeliveryStatus,
+        kind: DeliveryKind,
+        (from, to): (DeliveryStatus, DeliveryStatus),
         now: Timestamp,
     ) -> Result<Changed, StoreError> {
+        if kind.counts() { self.shift(tx, batch, from, to, now) } else { self.unchanged(tx, batch) }
+    }
+
+    /// Moves one that counts. `ended` is set when the last pending one ends.
+    fn shift(&mut self, tx: &Tx, batch: BatchId, from: DeliveryStatus, to: DeliveryStatus, now: Timestamp) -> Result<Changed, StoreError> {
         let entry = self.entry(tx, batch)?;
         let was_pending = entry.counts.pending > 0;
         let left = entry.counts.of(from);
@@ -71,11 +81,17 @@ impl Book {
         let status = batch_status(&entry.counts);
         let pending = status == BatchStatus::Pending;
         entry.finished_at = (!pending).then_some(now);
-        Ok(Changed { batch, lead: entry.lead, ended: (was_pending && !pending).then_some(status) })
+        let mut changed = Changed::only(batch, entry.lead);
+        if was_pending && !pending {
+            entry.ended = true;
+            changed.ended = Some(status);
+            ended::say(&entry.options, &entry.counts, entry.told, &mut changed);
+        }
+        Ok(changed)
     }
 
-    /// Writes what moved, and the leads' states that follow from it.
-    pub(super) fn write(self, tx: &Tx) -> Result<(), StoreError> {
+    /// Writes what moved, the leads' states that follow from it, and what follows the batches' ends.
+    pub(super) fn write(self, tx: &mut Tx) -> Result<(), StoreError> {
         for (id, entry) in self.entries.into_iter().filter(|(_, entry)| entry.dirty) {
             let BatchCounts { pending, delivered, skipped, failed, in_doubt, cancelled, .. } = entry.counts;
             let (status, finished_at) = (batch_status(&entry.counts).word(), entry.finished_at.map(Timestamp::as_millis));
@@ -83,6 +99,9 @@ impl Book {
             let lead_is = lead_status(&entry.counts);
             if lead_is != entry.lead_was {
                 tx.db.run(WRITE_LEAD, params![entry.lead.uuid(), id.uuid(), lead_is.word()])?;
+            }
+            if let (true, Some(at)) = (entry.ended && ended::matters(&entry.options), entry.finished_at) {
+                ended::write(tx, &Ended { batch: id, options: entry.options, counts: entry.counts, told: entry.told, at })?;
             }
         }
         Ok(())
@@ -102,7 +121,8 @@ fn read(row: &Row<'_>) -> Result<Entry, StoreError> {
         cancelled: row.get(8)?,
     };
     let lead = LeadId::from_uuid(row.get(0)?);
-    Ok(Entry { lead, options, counts, finished_at: None, lead_was: lead_status(&counts), dirty: false })
+    let lead_was = lead_status(&counts);
+    Ok(Entry { lead, options, counts, finished_at: None, lead_was, told: row.get(9)?, dirty: false, ended: false })
 }
 
 fn no_batch(batch: BatchId) -> StoreError {
@@ -110,7 +130,7 @@ fn no_batch(batch: BatchId) -> StoreError {
 }
 
 const READ: &str = "
-select lead_id, options, total, pending, delivered, skipped, failed, in_doubt, cancelled from batches where id = ?1";
+select lead_id, options, total, pending, delivered, skipped, failed, in_doubt, cancelled, told from batches where id = ?1";
 
 const WRITE: &str = "
 update batches

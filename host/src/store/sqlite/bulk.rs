@@ -8,7 +8,7 @@ use super::finish::{self, CANCELLABLE};
 use super::settle::{Ending, Job, Settling};
 use super::writer::Tx;
 use crate::model::{DeliveryId, Timestamp};
-use crate::store::{Sliced, StoreError};
+use crate::store::{Changed, Sliced, StoreError};
 
 /// Queues those that ended without success again.
 pub(super) fn retry(tx: &mut Tx, ids: &[DeliveryId], now: Timestamp) -> Result<Sliced, StoreError> {
@@ -44,8 +44,8 @@ pub(super) fn cancel(tx: &mut Tx, ids: &[DeliveryId], now: Timestamp) -> Result<
         // A job goes with its delivery: an id that comes twice is found once.
         let Some(job) = tx.db.first(CANCELLABLE, params![id.uuid(), now.as_millis()], Job::read)? else { continue };
         count += 1;
-        // The last change of a batch is the one that may have ended it.
-        changed.insert(job.batch, settling.end(tx, &job, Ending::cancelled(job.attempts, now))?);
+        let one = settling.end(tx, &job, Ending::cancelled(job.attempts, now))?;
+        changed.entry(job.batch).or_insert_with(|| Changed::only(one.batch, one.lead)).merge(one);
     }
     settling.write(tx)?;
     Ok(Sliced { changed: count, batches: changed.into_values().collect(), due: Vec::new() })

@@ -1,68 +1,85 @@
 //! Credentials: settings and sealed secrets.
 
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row, Sqlite, SqlitePool};
+use rusqlite::types::Value;
+use rusqlite::{params, params_from_iter};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqlitePool};
 
 use super::admin::Keep;
 use super::read::{json, json_column, time};
 use super::words::Word;
 use super::writer::Tx;
 use super::{answers, to_json};
-use crate::model::{Credential, CredentialId, CredentialState, ProjectId, StateReason, Timestamp};
+use crate::model::{Credential, CredentialId, CredentialState, ProjectId, Purpose, StateReason, Timestamp};
 use crate::store::{Pause, StoreError, Written};
 
 pub(super) async fn create(tx: &mut Tx, credential: &Credential, keep: &Keep) -> Result<Written<()>, StoreError> {
     if let Some(written) = answers::before(tx, keep.as_ref(), credential.created_at).await? {
         return Ok(written);
     }
-    bind(sqlx::query(INSERT), credential)?
-        .bind(credential.project.uuid())
-        .bind(credential.created_at.as_millis())
-        .execute(&mut tx.conn)
-        .await?;
+    insert(tx, credential)?;
     answers::after(tx, keep.as_ref()).await?;
     Ok(Written::New(()))
 }
 
+pub(super) fn insert(tx: &Tx, credential: &Credential) -> Result<(), StoreError> {
+    let (purpose, origin) = match &credential.purpose {
+        Purpose::Standing => ("standing", None),
+        Purpose::Callback { origin } => ("callback", Some(origin.clone())),
+        Purpose::Send => ("send", None),
+    };
+    let own: [Value; 4] =
+        [credential.project.uuid().into(), credential.created_at.as_millis().into(), purpose.to_owned().into(), origin.into()];
+    let values = values(credential)?.into_iter().chain(own);
+    tx.db.run(INSERT, params_from_iter(values)).map(drop)
+}
+
+fn purpose(word: &str, origin: Option<String>) -> Result<Purpose, StoreError> {
+    match (word, origin) {
+        ("standing", None) => Ok(Purpose::Standing),
+        ("callback", Some(origin)) => Ok(Purpose::Callback { origin }),
+        ("send", None) => Ok(Purpose::Send),
+        _ => Err(StoreError::Defect(format!("unknown purpose `{word}` of a credential"))),
+    }
+}
+
 const INSERT: &str = "
 insert into credentials (id, entity, channel, name, enabled, config, secrets, mapping, filter, retry, state, state_code, state_text,
-                         state_since, version, updated_at, project_id, created_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+                         state_since, version, updated_at, project_id, created_at, purpose, origin)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 
-pub(super) async fn update(tx: &mut Tx, credential: &Credential) -> Result<(), StoreError> {
-    let done = bind(sqlx::query(UPDATE), credential)?.execute(&mut tx.conn).await?;
-    if done.rows_affected() == 0 { Err(StoreError::Stale) } else { Ok(()) }
+pub(super) fn update(tx: &Tx, credential: &Credential) -> Result<(), StoreError> {
+    let changed = tx.db.run(UPDATE, params_from_iter(values(credential)?))?;
+    if changed == 0 { Err(StoreError::Stale) } else { Ok(()) }
 }
 
 const UPDATE: &str = "
 update credentials
-   set entity = $2, channel = $3, name = $4, enabled = $5, config = $6, secrets = $7, mapping = $8, filter = $9, retry = $10,
-       state = $11, state_code = $12, state_text = $13, state_since = $14, version = version + 1, updated_at = $16
- where id = $1 and version = $15";
+   set entity = ?2, channel = ?3, name = ?4, enabled = ?5, config = ?6, secrets = ?7, mapping = ?8, filter = ?9, retry = ?10,
+       state = ?11, state_code = ?12, state_text = ?13, state_since = ?14, version = version + 1, updated_at = ?16
+ where id = ?1 and version = ?15";
 
-type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
-
-/// Binds what both statements take, in their order.
-fn bind<'q>(query: SqliteQuery<'q>, credential: &Credential) -> Result<SqliteQuery<'q>, StoreError> {
+/// What both statements take, in their order.
+fn values(credential: &Credential) -> Result<[Value; 16], StoreError> {
     let reason = credential.state_reason.as_ref();
-    Ok(query
-        .bind(credential.id.uuid())
-        .bind(credential.entity.clone())
-        .bind(credential.channel.clone())
-        .bind(credential.name.clone())
-        .bind(credential.enabled)
-        .bind(to_json(&credential.config)?)
-        .bind(to_json(&credential.secrets)?)
-        .bind(to_json(&credential.mapping)?)
-        .bind(credential.filter.clone())
-        .bind(credential.retry.as_ref().map(to_json).transpose()?)
-        .bind(credential.state.word())
-        .bind(reason.map(|reason| reason.code.clone()))
-        .bind(reason.map(|reason| reason.message.clone()))
-        .bind(credential.state_since.as_millis())
-        .bind(credential.version)
-        .bind(credential.updated_at.as_millis()))
+    Ok([
+        credential.id.uuid().into(),
+        credential.entity.clone().into(),
+        credential.channel.clone().into(),
+        credential.name.clone().into(),
+        credential.enabled.into(),
+        to_json(&credential.config)?.into(),
+        to_json(&credential.secrets)?.into(),
+        to_json(&credential.mapping)?.into(),
+        credential.filter.clone().into(),
+        credential.retry.as_ref().map(to_json).transpose()?.into(),
+        credential.state.word().to_owned().into(),
+        reason.map(|reason| reason.code.clone()).into(),
+        reason.map(|reason| reason.message.clone()).into(),
+        credential.state_since.as_millis().into(),
+        credential.version.into(),
+        credential.updated_at.as_millis().into(),
+    ])
 }
 
 pub(super) async fn exists(tx: &mut Tx, id: CredentialId) -> Result<bool, StoreError> {
@@ -77,15 +94,16 @@ pub(super) async fn sealing_keys(readers: &SqlitePool) -> Result<Vec<String>, St
 
 pub(super) async fn set_pause(tx: &mut Tx, id: CredentialId, pause: Option<(Timestamp, Pause)>) -> Result<(), StoreError> {
     let query = match pause {
-        Some((until, why)) => sqlx::query("insert or replace into lane_pauses (credential_id, until, why) values ($1, $2, $3)")
-            .bind(id.uuid())
-            .bind(until.as_millis())
-            .bind(why.word()),
+        // What was given for one send is gone when its batch has ended, and a call's last word may come after that.
+        Some((until, why)) => sqlx::query(SET_PAUSE).bind(id.uuid()).bind(until.as_millis()).bind(why.word()),
         None => sqlx::query("delete from lane_pauses where credential_id = $1").bind(id.uuid()),
     };
     query.execute(&mut tx.conn).await?;
     Ok(())
 }
+
+const SET_PAUSE: &str = "
+insert or replace into lane_pauses (credential_id, until, why) select $1, $2, $3 where exists (select 1 from credentials where id = $1)";
 
 pub(super) async fn pause(readers: &SqlitePool, id: CredentialId) -> Result<Option<(Timestamp, Pause)>, StoreError> {
     let row = sqlx::query("select until, why from lane_pauses where credential_id = $1").bind(id.uuid()).fetch_optional(readers).await?;
@@ -93,14 +111,18 @@ pub(super) async fn pause(readers: &SqlitePool, id: CredentialId) -> Result<Opti
 }
 
 /// Deletes the credential and its small state.
-pub(super) async fn delete(tx: &mut Tx, id: CredentialId) -> Result<(), StoreError> {
-    let query = sqlx::query(
-        "delete from kv where credential_id = $1; delete from lane_pauses where credential_id = $1; delete from credentials where id = $1",
-    )
-    .bind(id.uuid());
-    query.execute(&mut tx.conn).await?;
+pub(super) fn delete(tx: &Tx, id: CredentialId) -> Result<(), StoreError> {
+    for sql in DELETE {
+        tx.db.run(sql, params![id.uuid()])?;
+    }
     Ok(())
 }
+
+const DELETE: [&str; 3] = [
+    "delete from kv where credential_id = ?1",
+    "delete from lane_pauses where credential_id = ?1",
+    "delete from credentials where id = ?1",
+];
 
 pub(super) async fn set_state(
     tx: &mut Tx,
@@ -124,7 +146,7 @@ macro_rules! credentials {
     ($rest:literal) => {
         concat!(
             "select id, project_id, entity, channel, name, enabled, config, secrets, mapping, filter, retry, state, state_code,
-                    state_text, state_since, version, created_at, updated_at from credentials ",
+                    state_text, state_since, version, created_at, updated_at, purpose, origin from credentials ",
             $rest
         )
     };
@@ -136,6 +158,7 @@ fn credential_row(row: &SqliteRow) -> Result<Credential, StoreError> {
     Ok(Credential {
         id: CredentialId::from_uuid(row.try_get(0)?),
         project: ProjectId::from_uuid(row.try_get(1)?),
+        purpose: purpose(row.try_get(18)?, row.try_get(19)?)?,
         entity: row.try_get(2)?,
         channel: row.try_get(3)?,
         name: row.try_get(4)?,
@@ -163,8 +186,8 @@ const CREDENTIAL: &str = credentials!("where id = $1");
 pub(super) async fn credentials(pool: &SqlitePool, project: ProjectId) -> Result<Vec<Credential>, StoreError> {
     sqlx::query(CREDENTIALS).bind(project.uuid()).fetch_all(pool).await?.iter().map(credential_row).collect()
 }
-const CREDENTIALS: &str = credentials!("where project_id = $1 order by id");
+const CREDENTIALS: &str = credentials!("where project_id = $1 and purpose = 'standing' order by id");
 
-/// The statements of readers, for the check of their plans.
+/// The statements, for the check of their plans.
 #[cfg(test)]
-pub(super) const READS: &[&str] = &[CREDENTIAL, CREDENTIALS];
+pub(super) const ALL: &[&str] = &[CREDENTIAL, CREDENTIALS, UPDATE, DELETE[0], DELETE[1], DELETE[2]];

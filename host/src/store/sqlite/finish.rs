@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use rusqlite::params;
 
 use super::settle::{Ending, Job, Repeat, Settling, job_columns};
-use super::words::Word;
+use super::words::{Word, word};
 use super::writer::Tx;
-use crate::model::{AttemptOutcome, BatchId, CredentialId, DeliveryId, DeliveryStatus, Timestamp};
+use crate::model::{AttemptOutcome, BatchId, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Timestamp};
 use crate::store::{Changed, Finish, Next, StoreError};
 
 /// Finishes them all, in order.
@@ -43,7 +43,7 @@ fn one(tx: &mut Tx, settling: &mut Settling, job: &Job, finish: &Finish) -> Resu
             let attempts = job.attempts + own as u32;
             let ending = Ending { status: *status, refs, url: url.as_deref(), last, attempts, now: finish.now };
             let mut changed = settling.end(tx, job, ending)?;
-            if *status == DeliveryStatus::Failed && !settling.book.allows_failures(tx, job.batch)? {
+            if *status == DeliveryStatus::Failed && job.kind.counts() && !settling.book.allows_failures(tx, job.batch)? {
                 let (_, by_siblings) = settling.cancel_waiting(tx, job.batch, finish.now)?;
                 changed = by_siblings.unwrap_or(changed);
             }
@@ -79,8 +79,8 @@ pub(super) fn cancel_lane(tx: &mut Tx, lane: CredentialId, now: Timestamp, limit
     let mut settling = Settling::default();
     let mut by_batch = HashMap::new();
     for job in &jobs {
-        // The last change of a batch is the one that may have ended it.
-        by_batch.insert(job.batch, settling.end(tx, job, Ending::cancelled(job.attempts, now))?);
+        let changed = settling.end(tx, job, Ending::cancelled(job.attempts, now))?;
+        by_batch.entry(job.batch).or_insert_with(|| Changed::only(changed.batch, changed.lead)).merge(changed);
     }
     settling.write(tx)?;
     Ok((jobs.len() as u32, by_batch.into_values().collect()))
@@ -100,6 +100,7 @@ pub(super) fn retry_delivery(tx: &mut Tx, id: DeliveryId, now: Timestamp) -> Res
 /// A delivery that ended without success.
 pub(super) struct Ended {
     status: DeliveryStatus,
+    kind: DeliveryKind,
     pub(super) batch: BatchId,
     pub(super) credential: CredentialId,
 }
@@ -107,18 +108,17 @@ pub(super) struct Ended {
 /// The delivery, if it may be queued again.
 pub(super) fn retryable(tx: &Tx, id: DeliveryId) -> Result<Option<Ended>, StoreError> {
     tx.db.first(RETRYABLE, params![id.uuid()], |row| {
-        let status: String = row.get(0)?;
         let (batch, credential) = (BatchId::from_uuid(row.get(1)?), CredentialId::from_uuid(row.get(2)?));
-        Ok(Ended { status: DeliveryStatus::read(&status)?, batch, credential })
+        Ok(Ended { status: word(row, 0)?, kind: word(row, 3)?, batch, credential })
     })
 }
 
 const RETRYABLE: &str = "
-select status, batch_id, credential_id from deliveries where id = ?1 and status in ('failed', 'in_doubt', 'cancelled')";
+select status, batch_id, credential_id, kind from deliveries where id = ?1 and status in ('failed', 'in_doubt', 'cancelled')";
 
 /// Queues it again.
 pub(super) fn requeue(tx: &mut Tx, settling: &mut Settling, id: DeliveryId, ended: &Ended, now: Timestamp) -> Result<Changed, StoreError> {
-    let changed = settling.book.shift(tx, ended.batch, ended.status, DeliveryStatus::Queued, now)?;
+    let changed = settling.book.moved(tx, ended.batch, ended.kind, (ended.status, DeliveryStatus::Queued), now)?;
     tx.db.run(RETRY, params![id.uuid(), now.as_millis()])?;
     tx.db.run(REQUEUE, params![id.uuid()])?;
     tx.jobs_added(1);
@@ -127,9 +127,10 @@ pub(super) fn requeue(tx: &mut Tx, settling: &mut Settling, id: DeliveryId, ende
 
 /// The new job goes on where the old one ended: its numbers grow, so that no late answer of its first life fits.
 const RETRY: &str = "
-insert into jobs (id, lane_id, due_at, was_due, fence, calls, maybe_sent, memo, batch_id, lead_id, correlation, settings)
+insert into jobs (id, lane_id, due_at, was_due, fence, calls, maybe_sent, memo, batch_id, lead_id, correlation, settings,
+                  kind, event)
 select d.id, d.credential_id, ?2, ?2, d.fence, coalesce((select max(no) from attempts where delivery_id = d.id), 0),
-       d.maybe_sent, d.memo, d.batch_id, d.lead_id, b.correlation, d.settings
+       d.maybe_sent, d.memo, d.batch_id, d.lead_id, b.correlation, d.settings, d.kind, d.event
   from deliveries d cross join batches b on b.id = d.batch_id
  where d.id = ?1";
 

@@ -5,7 +5,7 @@ use sqlx::Row;
 use super::{SqliteStore, StoreOptions};
 use crate::model::{BatchId, BatchOptions, DeliveryId, LeadStatus, ProjectId};
 use crate::model::{CredentialId, Lead, LeadId, Timestamp};
-use crate::store::{Intake, NewDelivery, Store, StoreError};
+use crate::store::{Intake, IntakeExtras, NewDelivery, Store, StoreError};
 
 fn intake(n: usize) -> Intake {
     let now = Timestamp::from_millis(n as i64);
@@ -30,6 +30,7 @@ fn intake(n: usize) -> Intake {
         deliveries: vec![delivery],
         correlation: String::new(),
         idempotency: None,
+        extras: IntakeExtras::default(),
     }
 }
 

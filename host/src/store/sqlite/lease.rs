@@ -10,6 +10,7 @@ use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
 
 use super::read::{json_column, time};
+use super::words::word;
 use super::writer::Tx;
 use crate::model::{BatchId, CredentialId, DeliveryId, Lead, LeadId, Timestamp};
 use crate::store::{JobRef, LaneDue, LaneQuota, Leased, StoreError};
@@ -36,12 +37,13 @@ update jobs
    set was_due = due_at, due_at = ?2, fence = fence + 1, lost = lost + sending, sending = 1,
        maybe_sent = max(maybe_sent, sending), attempts = attempts + sending
  where id = ?1
-returning id, fence, attempts, lost, maybe_sent, memo, was_due, batch_id, lead_id, settings, correlation";
+returning id, fence, attempts, lost, maybe_sent, memo, was_due, batch_id, lead_id, settings, correlation, kind, event";
 
 fn leased(tx: &Tx, lane: CredentialId, row: &rusqlite::Row<'_>) -> Result<Leased, StoreError> {
     let delivery = DeliveryId::from_uuid(row.get(0)?);
     let lead = LeadId::from_uuid(row.get(8)?);
     let settings: Option<String> = row.get(9)?;
+    let event: Option<String> = row.get(12)?;
     Ok(Leased {
         job: JobRef { delivery, fence: row.get(1)? },
         lane,
@@ -52,6 +54,8 @@ fn leased(tx: &Tx, lane: CredentialId, row: &rusqlite::Row<'_>) -> Result<Leased
         memo: row.get(5)?,
         due_at: time(row.get(6)?),
         lead: lead_of(tx, lead)?.ok_or_else(|| StoreError::Defect(format!("{delivery} has no {lead}")))?,
+        kind: word(row, 11)?,
+        event: json_column(event.as_deref())?,
         settings: json_column(settings.as_deref())?,
         correlation: row.get(10)?,
     })

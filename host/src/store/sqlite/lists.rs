@@ -148,6 +148,7 @@ impl<'q> Listing<'q> {
         }
         if query.channel.is_some() || query.credential.is_some() {
             sql.push(" and exists (select 1 from batches b cross join deliveries d on d.batch_id = b.id where b.lead_id = l.id");
+            sql.push(OF_LEAD);
             about_target(sql, query);
             sql.push(")");
         }
@@ -206,6 +207,9 @@ fn common(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, table: &str) {
     }
 }
 
+/// Deliveries that bring a lead somewhere, and do not tell of it.
+const OF_LEAD: &str = " and +d.kind in ('lead', 'fallback')";
+
 fn about_target(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery) {
     if let Some(channel) = &query.channel {
         sql.push(" and +d.channel = ").push_bind(channel.clone());
@@ -222,6 +226,7 @@ fn about_batch(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, status: Option
     }
     if query.channel.is_some() || query.credential.is_some() {
         sql.push(" and exists (select 1 from deliveries d where d.batch_id = b.id");
+        sql.push(OF_LEAD);
         about_target(sql, query);
         sql.push(")");
     }
@@ -253,8 +258,8 @@ fn found<T>((items, next): (Vec<(Uuid, T)>, Option<Uuid>)) -> Found<T> {
 
 const LEADS: Columns = Columns { sql: "l.payload, l.status", large: &[0] };
 const BATCHES: Columns = Columns { sql: BATCH_COLUMNS, large: &[11] };
-/// Refs and settings are large.
-const DELIVERIES: Columns = Columns { sql: DELIVERY, large: &[11, 13] };
+/// Refs, settings and events are large.
+const DELIVERIES: Columns = Columns { sql: DELIVERY, large: &[11, 13, 17] };
 
 const fn ids(sql: &'static str) -> Columns {
     Columns { sql, large: &[] }

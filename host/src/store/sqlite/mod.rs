@@ -11,7 +11,9 @@ mod book;
 mod bulk;
 mod credentials;
 mod direct;
+mod ended;
 mod error;
+mod extras;
 mod failing;
 mod finish;
 #[cfg(test)]
@@ -20,14 +22,18 @@ mod kv;
 mod lead_cache;
 mod lease;
 mod lists;
+mod notices;
 mod open;
 mod page;
 #[cfg(test)]
 mod plans;
 mod read;
 mod search;
+mod sending;
 mod settle;
+mod speed;
 mod tasks;
+mod timers;
 mod walk;
 mod words;
 mod writer;
@@ -45,11 +51,11 @@ use sqlx::{Row, SqlitePool};
 use self::accept::Accepting;
 use super::{
     Accepted, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery,
-    Page, Pause, Pruned, Slice, Sliced, Store, StoreError, StoredAnswer, Written,
+    Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
-    ApiKey, Attempt, Batch, BatchId, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId, LeadRecord, Pin,
-    Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId,
+    LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Settings of a store.
@@ -195,6 +201,19 @@ impl Store for SqliteStore {
         write!(self, tx, [id, now], ready(finish::cancel_batch(tx, *id, *now)))
     }
 
+    async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError> {
+        timers::next(&self.readers).await
+    }
+
+    async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError> {
+        write!(self, tx, [now, limit], ready(timers::fire(tx, *now, *limit)))
+    }
+
+    async fn note(&self, notice: &Notice) -> Result<bool, StoreError> {
+        let notice = notice.clone();
+        write!(self, tx, [notice], ready(notices::note(tx, notice)))
+    }
+
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {
         read::lead(&self.readers, id).await
     }
@@ -237,6 +256,10 @@ impl Store for SqliteStore {
 
     async fn delivery_ids(&self, query: &ListQuery) -> Result<Found<DeliveryId>, StoreError> {
         lists::delivery_ids(&self.readers, query).await
+    }
+
+    async fn speed(&self, project: ProjectId, after: Timestamp, before: Timestamp, limit: u32) -> Result<Speed, StoreError> {
+        speed::speed(&self.readers, project, after, before, limit).await
     }
 
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
@@ -335,7 +358,7 @@ impl Store for SqliteStore {
 
     async fn update_credential(&self, credential: &Credential) -> Result<(), StoreError> {
         let credential = credential.clone();
-        write!(self, tx, [credential], credentials::update(tx, credential))
+        write!(self, tx, [credential], ready(credentials::update(tx, credential)))
     }
 
     /// A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it is still
@@ -359,8 +382,7 @@ impl Store for SqliteStore {
             let Some((gone, changed)) = slice else { return Ok(None) };
             for change in changed {
                 // A batch ends at most once here, in whichever slice.
-                let kept = all.entry(change.batch).or_insert_with(|| change.clone());
-                kept.ended = kept.ended.or(change.ended);
+                all.entry(change.batch).or_insert_with(|| Changed::only(change.batch, change.lead)).merge(change);
             }
             if gone {
                 return Ok(Some(all.into_values().collect()));
@@ -384,6 +406,24 @@ impl Store for SqliteStore {
         since: Timestamp,
     ) -> Result<bool, StoreError> {
         write!(self, tx, [id, state, reason, since], credentials::set_state(tx, *id, *state, reason.as_ref(), *since))
+    }
+
+    async fn callback_credential(&self, project: ProjectId, origin: &str) -> Result<Option<CredentialId>, StoreError> {
+        sending::callback_credential(&self.readers, project, origin).await
+    }
+
+    async fn ensure_callback_credential(&self, credential: &Credential, most: u32) -> Result<Option<CredentialId>, StoreError> {
+        let credential = credential.clone();
+        write!(self, tx, [credential, most], sending::ensure_callback_credential(tx, credential, *most))
+    }
+
+    async fn callback_credentials(&self, project: ProjectId) -> Result<Vec<CredentialId>, StoreError> {
+        sending::callback_credentials(&self.readers, project).await
+    }
+
+    async fn set_callback_secrets(&self, project: ProjectId, read: &CallbackSecrets, new: &CallbackSecrets) -> Result<bool, StoreError> {
+        let (read, new) = (read.clone(), new.clone());
+        write!(self, tx, [project, read, new], sending::set_callback_secrets(tx, *project, read, new))
     }
 
     async fn kv_get(&self, credential: CredentialId, key: &str, now: Timestamp) -> Result<Option<KvEntry>, StoreError> {
@@ -447,7 +487,7 @@ async fn delete_credential_slice(
     let (count, changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
     let gone = count < CANCEL_SLICE;
     if gone {
-        credentials::delete(tx, id).await?;
+        credentials::delete(tx, id)?;
     }
     Ok(Some((gone, changed)))
 }

@@ -6,8 +6,8 @@ use sqlx::{QueryBuilder, Row, SqlitePool};
 
 use super::words::Word;
 use crate::model::{
-    Attempt, AttemptId, AttemptOutcome, Batch, BatchCounts, BatchId, BatchStatus, CredentialId, Delivery, DeliveryId, DeliveryStatus,
-    LeadId, LeadRecord, LeadStatus, ProjectId, Timestamp,
+    Attempt, AttemptId, AttemptOutcome, Batch, BatchCounts, BatchId, BatchStatus, CredentialId, Delivery, DeliveryId, DeliveryKind,
+    DeliveryStatus, LeadId, LeadRecord, LeadStatus, ProjectId, Timestamp,
 };
 use crate::store::{Page, StoreError};
 
@@ -110,7 +110,7 @@ const BATCHES_OF_LEAD: &str = batches!("where lead_id = $1 order by id desc");
 pub(super) const DELIVERY: &str = "
        d.id, d.batch_id, d.lead_id, d.project_id, d.credential_id, d.channel,
        iif(j.sending, 'sending', d.status), coalesce(j.attempts, d.attempts), j.due_at, d.last_code, d.last_error,
-       d.refs, d.url, d.settings, d.created_at, d.finished_at";
+       d.refs, d.url, d.settings, d.created_at, d.finished_at, d.kind, d.event, d.reason, d.deadline_at, d.overdue_at";
 
 pub(super) fn delivery_row(row: &SqliteRow) -> Result<Delivery, StoreError> {
     Ok(Delivery {
@@ -130,6 +130,11 @@ pub(super) fn delivery_row(row: &SqliteRow) -> Result<Delivery, StoreError> {
         settings: json_column(row.try_get(13)?)?,
         created_at: time(row.try_get(14)?),
         finished_at: row.try_get::<Option<i64>, _>(15)?.map(time),
+        kind: DeliveryKind::read(row.try_get(16)?)?,
+        event: json_column(row.try_get(17)?)?,
+        reason: row.try_get(18)?,
+        deadline_at: row.try_get::<Option<i64>, _>(19)?.map(time),
+        overdue_at: row.try_get::<Option<i64>, _>(20)?.map(time),
     })
 }
 

@@ -3,9 +3,9 @@
 use rusqlite::{Row, params};
 
 use super::book::Book;
-use super::words::Word;
+use super::words::{Word, word};
 use super::writer::Tx;
-use crate::model::{BatchId, DeliveryId, DeliveryStatus, RemoteRef, Timestamp};
+use crate::model::{BatchId, DeliveryId, DeliveryKind, DeliveryStatus, RemoteRef, Timestamp};
 use crate::store::{Changed, NewAttempt, StoreError};
 
 /// A job as read before its delivery ends or goes on.
@@ -19,12 +19,13 @@ pub(super) struct Job {
     pub(super) memo: Option<String>,
     /// Leased and not answered.
     pub(super) sending: bool,
+    pub(super) kind: DeliveryKind,
 }
 
 /// The columns that [`Job::read`] expects, after `select`.
 macro_rules! job_columns {
     () => {
-        "id, batch_id, fence, attempts, calls, maybe_sent, memo, sending"
+        "id, batch_id, fence, attempts, calls, maybe_sent, memo, sending, kind"
     };
 }
 pub(super) use job_columns;
@@ -40,6 +41,7 @@ impl Job {
             maybe_sent: row.get(5)?,
             memo: row.get(6)?,
             sending: row.get(7)?,
+            kind: word(row, 8)?,
         })
     }
 }
@@ -104,7 +106,7 @@ impl Settling {
         tx.db.run(END, params![id, word, attempts, finished_at, code, text, refs, url, job.fence, maybe_sent, memo])?;
         tx.db.run(DELETE_JOB, params![id])?;
         tx.jobs_removed(1);
-        self.book.shift(tx, job.batch, DeliveryStatus::Queued, status, now)
+        self.book.moved(tx, job.batch, job.kind, (DeliveryStatus::Queued, status), now)
     }
 
     pub(super) fn repeat(&mut self, tx: &Tx, job: &Job, repeat: Repeat<'_>) -> Result<Changed, StoreError> {
@@ -127,17 +129,17 @@ impl Settling {
         Ok((waiting.len() as u32, changed))
     }
 
-    /// Writes the counters.
-    pub(super) fn write(self, tx: &Tx) -> Result<(), StoreError> {
+    /// Writes the counters, and what follows the ends of batches.
+    pub(super) fn write(self, tx: &mut Tx) -> Result<(), StoreError> {
         self.book.write(tx)
     }
 }
 
 /// No lease, or one that has ended: then nobody is sending any more.
 const WAITING: &str = "
-select j.id, j.batch_id, j.fence, j.attempts, j.calls, j.maybe_sent, j.memo, j.sending
+select j.id, j.batch_id, j.fence, j.attempts, j.calls, j.maybe_sent, j.memo, j.sending, j.kind
   from deliveries d cross join jobs j on j.id = d.id
- where d.batch_id = ?1 and (j.sending = 0 or j.due_at <= ?2)
+ where d.batch_id = ?1 and j.kind = 'lead' and (j.sending = 0 or j.due_at <= ?2)
  order by d.position";
 
 const INSERT_ATTEMPT: &str = "

@@ -195,7 +195,7 @@ fn send(tx: &mut Tx, intakes: &[Accepting], sendings: &[Sending]) -> Result<Slic
     for (result, sending) in results.into_iter().zip(sendings) {
         if let Written::New(Accepted::New) = result? {
             sliced.changed += 1;
-            sliced.batches.push(Changed { batch: sending.batch, lead: sending.lead, ended: None });
+            sliced.batches.push(Changed::only(sending.batch, sending.lead));
             sliced.due.extend(&sending.lanes);
         }
     }

@@ -220,7 +220,7 @@ impl Bound {
 const SLACK_MS: i64 = 86_400_000;
 
 /// The smallest UUIDv7 of a time.
-fn id_at(millis: i64) -> Uuid {
+pub(super) fn id_at(millis: i64) -> Uuid {
     let millis = millis.clamp(0, (1 << 48) - 1) as u128;
     Uuid::from_u128(millis << 80)
 }

@@ -1,7 +1,15 @@
 //! How enums are spelt in the tables: as in the API.
 
-use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, LeadStatus, PinState, TaskKind, TaskStatus};
+use crate::model::{
+    AttemptOutcome, BatchStatus, CredentialState, DeliveryKind, DeliveryStatus, LeadStatus, PinState, TaskKind, TaskStatus,
+};
 use crate::store::{Pause, StoreError};
+
+/// The word in a column of the writer's row.
+pub(super) fn word<T: Word>(row: &rusqlite::Row<'_>, column: usize) -> Result<T, StoreError> {
+    let text = row.get_ref(column)?.as_str().map_err(|error| StoreError::Defect(format!("a word in a row is no text: {error}")))?;
+    T::read(text)
+}
 
 /// A word of a table's column.
 pub(super) trait Word: Copy + Sized + 'static {
@@ -34,6 +42,7 @@ words!(DeliveryStatus {
     Queued => "queued", Sending => "sending", Delivered => "delivered", Skipped => "skipped",
     Failed => "failed", InDoubt => "in_doubt", Cancelled => "cancelled",
 });
+words!(DeliveryKind { Lead => "lead", Callback => "callback", Notification => "notification", Fallback => "fallback" });
 words!(BatchStatus {
     Pending => "pending", Completed => "completed", Partial => "partial", Failed => "failed", Cancelled => "cancelled",
 });
@@ -71,6 +80,7 @@ mod tests {
     #[test]
     fn words_are_those_of_the_api() {
         as_in_json::<DeliveryStatus>();
+        as_in_json::<DeliveryKind>();
         as_in_json::<BatchStatus>();
         as_in_json::<LeadStatus>();
         as_in_json::<AttemptOutcome>();
