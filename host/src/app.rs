@@ -149,6 +149,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     #[allow(missing_docs)]
     pub config: Arc<Config>,
+    /// Wakes the runner of tasks.
+    pub tasks: Arc<tokio::sync::Notify>,
     /// Bodies of requests.
     pub bodies: Arc<Bodies>,
     caches: Arc<Caches>,
@@ -176,7 +178,7 @@ impl App {
         config: Arc<Config>,
     ) -> Self {
         let bodies = Arc::new(Bodies::new(&config.http));
-        Self { store, registry, lanes, vault, clock, config, bodies, caches: Arc::default() }
+        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, caches: Arc::default() }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end.

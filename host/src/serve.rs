@@ -85,6 +85,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
     tasks.spawn(lanes.clone().run(stop.clone()));
     tasks.spawn(registry::watch(registry.clone(), stop.clone()));
     tasks.spawn(chore::run(app.clone(), stop.clone()));
+    tasks.spawn(chore::tasks::run(app.clone(), stop.clone()));
     let tending = stop.clone();
     tasks.spawn(async move { mailer.tend(tending).await });
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "leadwire takes leads");

@@ -52,7 +52,8 @@ enum Command {
     },
     /// Install what the tests need beside Rust
     Setup,
-    /// Build the host as it is run and measure it; `--quick` takes a minute, `--json FILE` writes the figures
+    /// Build the host as it is run and measure it; `--quick` takes a minute, `--json FILE` writes the figures; `bench lists`
+    /// measures lists and searches over a million leads
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -101,10 +102,17 @@ fn toolchain(paths: &Paths, exports: Option<&Path>) -> Result<()> {
 }
 
 fn bench(paths: &Paths, args: &[String]) -> Result<()> {
-    plugins::build_all(paths, &toolchain::ensure(paths)?, Profile::Release)?;
+    let lists = args.first().is_some_and(|first| first == "lists");
+    if !lists {
+        plugins::build_all(paths, &toolchain::ensure(paths)?, Profile::Release)?;
+    }
     let mut build = paths.cargo();
     build.args(["build", "--release", "--package", "leadwire-bench", "--bins"]);
     steps::run(paths, "build the benchmark", &mut build)?;
+    if lists {
+        let program = paths.target.join("release/leadwire-bench-lists");
+        return steps::attached("benchmark", std::process::Command::new(program).args(&args[1..]));
+    }
     // It finds the host and the program for plugin calls beside itself.
     steps::attached("benchmark", std::process::Command::new(paths.target.join("release/leadwire-bench")).args(args))
 }

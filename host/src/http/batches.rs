@@ -10,7 +10,7 @@ use super::input::{Input, Params};
 use super::list::{self, Filter};
 use super::views::{AttemptView, BatchCancelled, BatchDetail, BatchView, DeliveryDetail, DeliveryView, List};
 use crate::app::App;
-use crate::model::{Batch, BatchId, Delivery, DeliveryId, DeliveryStatus, Scope};
+use crate::model::{Batch, BatchId, BatchStatus, Delivery, DeliveryId, DeliveryStatus, Scope};
 
 async fn find_batch(app: &App, caller: &Caller, id: &str) -> Result<Batch, ApiError> {
     let missing = || ApiError::not_found("batch");
@@ -58,13 +58,22 @@ pub async fn cancel_batch(State(app): State<App>, caller: Caller, Path(id): Path
     .await
 }
 
+/// Search batches
+#[utoipa::path(get, path = "/api/batches", tag = "Sending", params(Filter), responses((status = 200, body = List<BatchView>)))]
+pub async fn list_batches(State(app): State<App>, caller: Caller, Params(filter): Params<Filter>) -> Result<Answer, ApiError> {
+    caller.require(Scope::LeadsRead)?;
+    let query = list::query::<BatchStatus>(&app, &caller, filter).await?;
+    let found = app.store.batches(&query).await?;
+    Answer::ok(&list::found(found, BatchView::from))
+}
+
 /// Search deliveries
 #[utoipa::path(get, path = "/api/deliveries", tag = "Sending", params(Filter), responses((status = 200, body = List<DeliveryView>)))]
 pub async fn list_deliveries(State(app): State<App>, caller: Caller, Params(filter): Params<Filter>) -> Result<Answer, ApiError> {
     caller.require(Scope::LeadsRead)?;
     let query = list::query::<DeliveryStatus>(&app, &caller, filter).await?;
     let found = app.store.deliveries(&query).await?;
-    Answer::ok(&list::page(found.items, found.has_more, |delivery| delivery.id.uuid(), DeliveryView::from))
+    Answer::ok(&list::found(found, DeliveryView::from))
 }
 
 /// One delivery with its attempts

@@ -239,12 +239,9 @@ pub async fn resend(
 #[utoipa::path(get, path = "/api/leads", tag = "Sending", params(Filter), responses((status = 200, body = List<LeadView>)))]
 pub async fn list(State(app): State<App>, caller: Caller, Params(filter): Params<Filter>) -> Result<Answer, ApiError> {
     caller.require(Scope::LeadsRead)?;
-    if filter.channel.is_some() {
-        return Err(list::not_supported("channel"));
-    }
     let query = list::query::<LeadStatus>(&app, &caller, filter).await?;
     let found = app.store.leads(&query).await?;
-    Answer::ok(&list::page(found.items, found.has_more, |record| record.lead.id.uuid(), LeadView::from))
+    Answer::ok(&list::found(found, LeadView::from))
 }
 
 /// One lead with its batches and deliveries

@@ -7,6 +7,7 @@ pub mod api_keys;
 pub mod auth;
 pub mod batches;
 pub mod bodies;
+pub mod bulk;
 pub mod channels;
 mod credential_rules;
 pub mod credentials;
@@ -23,6 +24,8 @@ pub mod projects;
 pub mod send;
 mod server;
 mod strict;
+pub mod tasks;
+pub mod timeline;
 pub mod views;
 mod wording;
 
@@ -45,13 +48,22 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(leads::create, leads::list))
         .routes(routes!(leads::show))
         .routes(routes!(leads::resend))
+        .routes(routes!(timeline::show))
+        .routes(routes!(bulk::resend_leads))
         .routes(routes!(leads::send_batch))
+        .routes(routes!(batches::list_batches))
         .routes(routes!(batches::show_batch))
         .routes(routes!(batches::cancel_batch))
         .routes(routes!(batches::list_deliveries))
         .routes(routes!(batches::show_delivery))
         .routes(routes!(batches::retry))
         .routes(routes!(batches::cancel))
+        .routes(routes!(bulk::retry_deliveries))
+        .routes(routes!(bulk::recover))
+        .routes(routes!(bulk::cancel_queued))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::show))
+        .routes(routes!(tasks::cancel))
         .routes(routes!(projects::create, projects::list))
         .routes(routes!(projects::show, projects::change))
         .routes(routes!(credentials::create_in_project, credentials::list_of_project))

@@ -46,7 +46,7 @@ pub fn complete(document: &mut utoipa::openapi::OpenApi) {
             if number == 1 && !public {
                 header(operation, "Idempotency-Key", "Within 24 hours, the same key and body get the first answer again.");
             }
-            let sends = path == "/api/leads" || path.ends_with("/send-batch") || path.ends_with("/resend");
+            let sends = path == "/api/leads" || path.ends_with("/send-batch") || path.ends_with("{id}/resend");
             if number == 1 && sends {
                 header(operation, "Prefer", "`wait=N`: wait up to N seconds (60 at most) for the batch to end.");
             }

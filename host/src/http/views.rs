@@ -271,6 +271,8 @@ pub struct AttemptView {
     pub correlation: String,
     #[allow(missing_docs)]
     pub node: String,
+    /// What the plugin was asked to do: `deliver`.
+    pub operation: String,
 }
 
 impl From<Attempt> for AttemptView {
@@ -288,6 +290,7 @@ impl From<Attempt> for AttemptView {
             plugin: attempt.plugin,
             correlation: attempt.correlation,
             node: attempt.node,
+            operation: attempt.operation,
         }
     }
 }

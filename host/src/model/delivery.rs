@@ -173,6 +173,8 @@ pub struct Attempt {
     pub correlation: String,
     /// The node that made the call.
     pub node: String,
+    /// What the plugin was asked to do: `deliver`.
+    pub operation: String,
 }
 
 #[cfg(test)]

@@ -133,6 +133,9 @@ id!(
     /// An API key.
     KeyId, "key");
 id!(
+    /// A task: work on many rows.
+    TaskId, "tsk");
+id!(
     /// A request's correlation id. In `X-Request-Id` it is written as a plain UUID.
     RequestId, "req");
 

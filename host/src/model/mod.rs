@@ -10,13 +10,15 @@ mod delivery;
 mod ids;
 mod lead;
 mod project;
+mod task;
 mod timestamp;
 
 pub use batch::{Batch, BatchCounts, BatchOptions, BatchStatus};
 pub use channel::{Pin, PinState};
 pub use credential::{Credential, CredentialState, RetryOverride, SealedSecret, StateReason};
 pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryStatus, Exchange, RemoteRef};
-pub use ids::{AttemptId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId};
+pub use ids::{AttemptId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
 pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
 pub use project::{ApiKey, DedupSettings, Project, Scope};
+pub use task::{Task, TaskError, TaskKind, TaskProgress, TaskStatus};
 pub use timestamp::Timestamp;

@@ -9,6 +9,7 @@ pub mod normalise;
 pub mod outcome;
 pub mod rate;
 pub mod retry;
+pub mod search;
 pub mod share;
 
 /// What is wrong with one field of a request.

@@ -6,19 +6,24 @@
 //! The queue lives here too (`jobs`): a lease is a due time in the future, and `fence`, which grows with every lease,
 //! keeps a late answer from overwriting a newer one.
 
+mod list;
 pub mod sqlite;
+mod task;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use self::list::{Cursor, Found, ListQuery};
+pub use self::task::{KEPT_ERRORS, Slice, SliceWork, Sliced};
 pub use crate::policy::breaker::Pause;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
     ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, Credential, CredentialId, CredentialState,
-    Delivery, DeliveryId, Exchange, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin, Project, ProjectId, StateReason, Timestamp,
+    Delivery, DeliveryId, Exchange, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Pin, Project, ProjectId, StateReason, Task, TaskId,
+    Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
@@ -246,25 +251,6 @@ pub struct LaneDue {
     pub due_at: Timestamp,
 }
 
-/// Which rows a list shows, newest first.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ListQuery {
-    /// `None`: of every project (platform keys).
-    pub project: Option<ProjectId>,
-    /// Status in its JSON spelling.
-    pub status: Option<String>,
-    #[allow(missing_docs)]
-    pub channel: Option<String>,
-    #[allow(missing_docs)]
-    pub created_after: Option<Timestamp>,
-    #[allow(missing_docs)]
-    pub created_before: Option<Timestamp>,
-    /// Rows strictly older than this id.
-    pub before: Option<uuid::Uuid>,
-    /// 1 to 200. A page of large rows ends before, so that it stays within some megabytes.
-    pub limit: u32,
-}
-
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
@@ -376,8 +362,10 @@ pub trait Store: Send + Sync + 'static {
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError>;
     /// The newest lead of the project with this id of the client's.
     async fn lead_by_external_id(&self, project: ProjectId, external_id: &str) -> Result<Option<LeadRecord>, StoreError>;
-    /// `ListQuery::channel` does not apply.
-    async fn leads(&self, query: &ListQuery) -> Result<Page<LeadRecord>, StoreError>;
+    #[allow(missing_docs)]
+    async fn leads(&self, query: &ListQuery) -> Result<Found<LeadRecord>, StoreError>;
+    /// The same leads in the same order, up to 5,000.
+    async fn lead_ids(&self, query: &ListQuery) -> Result<Found<LeadId>, StoreError>;
     #[allow(missing_docs)]
     async fn batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError>;
     /// Newest first.
@@ -387,9 +375,31 @@ pub trait Store: Send + Sync + 'static {
     /// In the order in which they were asked for.
     async fn deliveries_of_batch(&self, batch: BatchId) -> Result<Vec<Delivery>, StoreError>;
     #[allow(missing_docs)]
-    async fn deliveries(&self, query: &ListQuery) -> Result<Page<Delivery>, StoreError>;
+    async fn batches(&self, query: &ListQuery) -> Result<Found<Batch>, StoreError>;
+    #[allow(missing_docs)]
+    async fn deliveries(&self, query: &ListQuery) -> Result<Found<Delivery>, StoreError>;
+    /// The same deliveries in the same order, up to 5,000.
+    async fn delivery_ids(&self, query: &ListQuery) -> Result<Found<DeliveryId>, StoreError>;
     /// By number.
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError>;
+
+    // ---- work on many rows
+
+    #[allow(missing_docs)]
+    async fn create_task(&self, task: &Task, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError>;
+    #[allow(missing_docs)]
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError>;
+    /// Newest first, `before` excluded; of one project, or all.
+    async fn tasks(&self, project: Option<ProjectId>, before: Option<TaskId>, limit: u32) -> Result<Page<Task>, StoreError>;
+    /// Up to `limit` of those that run, oldest first.
+    async fn running_tasks(&self, limit: u32) -> Result<Vec<Task>, StoreError>;
+    /// `false`: no such task, or it has ended.
+    async fn cancel_task(&self, id: TaskId, now: Timestamp) -> Result<bool, StoreError>;
+    /// Does a slice and moves the task's cursor and counters with it, in one transaction. `None`: the task does not stand
+    /// where the slice begins, or has ended; nothing was written.
+    async fn do_slice(&self, slice: Slice) -> Result<Option<Sliced>, StoreError>;
+    /// Makes up to `limit` older leads searchable that are not yet. `false`: all are.
+    async fn index_leads(&self, limit: u32) -> Result<bool, StoreError>;
 
     // ---- projects, keys, credentials
 

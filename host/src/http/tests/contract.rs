@@ -9,7 +9,11 @@ async fn errors_of_the_router_itself_are_problems() {
     host.get("/api/leads?limit=201").await.problem(422, "invalid_query");
     host.get("/api/leads?limits=1").await.problem(422, "invalid_query");
     host.get("/api/leads?status=done").await.problem(422, "invalid_query");
-    host.get("/api/leads?q=ivan").await.problem(422, "not_supported_yet");
+    host.get("/api/leads?status=done").await.problem(422, "invalid_query").at("/status");
+    host.get("/api/deliveries?credential=crd_1").await.problem(422, "invalid_query").at("/credential");
+    host.get("/api/batches?q=%21").await.problem(422, "invalid_query").at("/q");
+    host.get("/api/leads?external_id=1").await.problem(422, "project_required").at("/external_id");
+    host.get("/api/leads?project=ext:nowhere").await.problem(404, "not_found").at("/project");
     host.get("/api/leads/bat_x").await.problem(404, "not_found");
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rusqlite::params;
 
 use super::answers;
+use super::search::{self, Entry};
 use super::words::Word;
 use super::writer::Tx;
 use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus, Timestamp};
@@ -21,6 +22,8 @@ pub(super) type Answer = Written<Accepted>;
 pub(super) struct Accepting {
     lead: Arc<Lead>,
     payload: String,
+    /// What the lead is found by.
+    search: Entry,
     options: String,
     status: LeadStatus,
     dedup: Option<DedupKey>,
@@ -36,7 +39,8 @@ impl Accepting {
         let not_json = |error: serde_json::Error| StoreError::Defect(format!("a lead cannot be written: {error}"));
         let payload = serde_json::to_string(&lead).map_err(not_json)?;
         let options = options_json(&options)?;
-        Ok(Self { lead: Arc::new(lead), payload, options, status, dedup, batch, deliveries, correlation, idempotency })
+        let search = Entry::of(&lead);
+        Ok(Self { lead: Arc::new(lead), payload, search, options, status, dedup, batch, deliveries, correlation, idempotency })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
@@ -104,6 +108,7 @@ fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
     let Accepting { lead, deliveries, correlation, .. } = one;
     let (lead_id, project, batch, created_at) = (lead.id.uuid(), lead.project.uuid(), one.batch.uuid(), now.as_millis());
     tx.db.run(INSERT_LEAD, params![lead_id, project, batch, lead.entity, lead.external_id, one.status.word(), created_at, one.payload])?;
+    search::write(tx, lead_id, &one.search)?;
     // A batch without deliveries has ended as it begins.
     let total = deliveries.len() as u32;
     let status = batch_status(&BatchCounts { total, pending: total, ..BatchCounts::default() }).word();

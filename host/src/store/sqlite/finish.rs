@@ -60,7 +60,7 @@ pub(super) fn cancel_delivery(tx: &mut Tx, id: DeliveryId, now: Timestamp) -> Re
     Ok(Some(changed))
 }
 
-const CANCELLABLE: &str = concat!("select ", job_columns!(), " from jobs where id = ?1 and (sending = 0 or due_at <= ?2)");
+pub(super) const CANCELLABLE: &str = concat!("select ", job_columns!(), " from jobs where id = ?1 and (sending = 0 or due_at <= ?2)");
 
 pub(super) fn cancel_batch(tx: &mut Tx, id: BatchId, now: Timestamp) -> Result<Option<(u32, Changed)>, StoreError> {
     let mut settling = Settling::default();
@@ -90,22 +90,40 @@ const WAITING_IN_LANE: &str =
     concat!("select ", job_columns!(), " from jobs where lane_id = ?1 and (sending = 0 or due_at <= ?2) limit ?3");
 
 pub(super) fn retry_delivery(tx: &mut Tx, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
-    let found = tx.db.first(RETRYABLE, params![id.uuid()], |row| {
-        let status: String = row.get(0)?;
-        Ok((DeliveryStatus::read(&status)?, BatchId::from_uuid(row.get(1)?)))
-    })?;
-    let Some((status, batch)) = found else { return Ok(None) };
+    let Some(ended) = retryable(tx, id)? else { return Ok(None) };
     let mut settling = Settling::default();
-    let changed = settling.book.shift(tx, batch, status, DeliveryStatus::Queued, now)?;
-    tx.db.run(RETRY, params![id.uuid(), now.as_millis()])?;
-    tx.db.run(REQUEUE, params![id.uuid()])?;
-    tx.jobs_added(1);
+    let changed = requeue(tx, &mut settling, id, &ended, now)?;
     settling.write(tx)?;
     Ok(Some(changed))
 }
 
+/// A delivery that ended without success.
+pub(super) struct Ended {
+    status: DeliveryStatus,
+    pub(super) batch: BatchId,
+    pub(super) credential: CredentialId,
+}
+
+/// The delivery, if it may be queued again.
+pub(super) fn retryable(tx: &Tx, id: DeliveryId) -> Result<Option<Ended>, StoreError> {
+    tx.db.first(RETRYABLE, params![id.uuid()], |row| {
+        let status: String = row.get(0)?;
+        let (batch, credential) = (BatchId::from_uuid(row.get(1)?), CredentialId::from_uuid(row.get(2)?));
+        Ok(Ended { status: DeliveryStatus::read(&status)?, batch, credential })
+    })
+}
+
 const RETRYABLE: &str = "
-select status, batch_id from deliveries where id = ?1 and status in ('failed', 'in_doubt', 'cancelled')";
+select status, batch_id, credential_id from deliveries where id = ?1 and status in ('failed', 'in_doubt', 'cancelled')";
+
+/// Queues it again.
+pub(super) fn requeue(tx: &mut Tx, settling: &mut Settling, id: DeliveryId, ended: &Ended, now: Timestamp) -> Result<Changed, StoreError> {
+    let changed = settling.book.shift(tx, ended.batch, ended.status, DeliveryStatus::Queued, now)?;
+    tx.db.run(RETRY, params![id.uuid(), now.as_millis()])?;
+    tx.db.run(REQUEUE, params![id.uuid()])?;
+    tx.jobs_added(1);
+    Ok(changed)
+}
 
 /// The new job goes on where the old one ended: its numbers grow, so that no late answer of its first life fits.
 const RETRY: &str = "

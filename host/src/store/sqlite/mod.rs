@@ -8,6 +8,7 @@ mod accept;
 mod admin;
 mod answers;
 mod book;
+mod bulk;
 mod credentials;
 mod direct;
 mod error;
@@ -18,12 +19,16 @@ mod full;
 mod kv;
 mod lead_cache;
 mod lease;
+mod lists;
 mod open;
 mod page;
 #[cfg(test)]
 mod plans;
 mod read;
+mod search;
 mod settle;
+mod tasks;
+mod walk;
 mod words;
 mod writer;
 
@@ -39,12 +44,12 @@ use sqlx::{Row, SqlitePool};
 
 use self::accept::Accepting;
 use super::{
-    Accepted, Changed, Finish, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page,
-    Pause, Pruned, Store, StoreError, StoredAnswer, Written,
+    Accepted, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery,
+    Page, Pause, Pruned, Slice, Sliced, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
     ApiKey, Attempt, Batch, BatchId, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId, LeadRecord, Pin,
-    Project, ProjectId, StateReason, Timestamp,
+    Project, ProjectId, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Settings of a store.
@@ -76,6 +81,11 @@ impl SqliteStore {
     /// Opens the file, making it and bringing its schema up to date where needed. Refused while another process has it.
     pub async fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         open::open(path, options).await
+    }
+
+    /// By which steps the database answers the three lists with these conditions: the list's name, the plan of one statement.
+    pub async fn plans(&self, query: &ListQuery) -> Result<Vec<(&'static str, Vec<String>)>, StoreError> {
+        lists::plans(&self.readers, query).await
     }
 
     /// Ends the writer once everything it was asked is done, and lets the file go. Later calls find the store closed.
@@ -193,8 +203,12 @@ impl Store for SqliteStore {
         read::lead_by_external_id(&self.readers, project, external_id).await
     }
 
-    async fn leads(&self, query: &ListQuery) -> Result<Page<LeadRecord>, StoreError> {
-        read::leads(&self.readers, query).await
+    async fn leads(&self, query: &ListQuery) -> Result<Found<LeadRecord>, StoreError> {
+        lists::leads(&self.readers, query).await
+    }
+
+    async fn lead_ids(&self, query: &ListQuery) -> Result<Found<LeadId>, StoreError> {
+        lists::lead_ids(&self.readers, query).await
     }
 
     async fn batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError> {
@@ -213,12 +227,53 @@ impl Store for SqliteStore {
         read::deliveries_of_batch(&self.readers, batch).await
     }
 
-    async fn deliveries(&self, query: &ListQuery) -> Result<Page<Delivery>, StoreError> {
-        read::deliveries(&self.readers, query).await
+    async fn batches(&self, query: &ListQuery) -> Result<Found<Batch>, StoreError> {
+        lists::batches(&self.readers, query).await
+    }
+
+    async fn deliveries(&self, query: &ListQuery) -> Result<Found<Delivery>, StoreError> {
+        lists::deliveries(&self.readers, query).await
+    }
+
+    async fn delivery_ids(&self, query: &ListQuery) -> Result<Found<DeliveryId>, StoreError> {
+        lists::delivery_ids(&self.readers, query).await
     }
 
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
         read::attempts(&self.readers, delivery).await
+    }
+
+    async fn create_task(&self, task: &Task, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {
+        let task = task.clone();
+        write!(self, tx, [task, keep], tasks::create(tx, task, keep))
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
+        tasks::task(&self.readers, id).await
+    }
+
+    async fn tasks(&self, project: Option<ProjectId>, before: Option<TaskId>, limit: u32) -> Result<Page<Task>, StoreError> {
+        tasks::tasks(&self.readers, project, before, limit).await
+    }
+
+    async fn running_tasks(&self, limit: u32) -> Result<Vec<Task>, StoreError> {
+        tasks::running(&self.readers, limit).await
+    }
+
+    async fn cancel_task(&self, id: TaskId, now: Timestamp) -> Result<bool, StoreError> {
+        write!(self, tx, [id, now], tasks::cancel(tx, *id, *now))
+    }
+
+    async fn do_slice(&self, slice: Slice) -> Result<Option<Sliced>, StoreError> {
+        let ready = tasks::Ready::new(slice)?;
+        write!(self, tx, [ready], tasks::slice(tx, ready))
+    }
+
+    async fn index_leads(&self, limit: u32) -> Result<bool, StoreError> {
+        if !search::is_behind(&self.readers).await? {
+            return Ok(false);
+        }
+        write!(self, tx, [limit], search::index(tx, *limit))
     }
 
     async fn create_project(&self, project: &Project, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {

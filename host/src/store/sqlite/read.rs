@@ -2,15 +2,14 @@
 
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqlitePool};
-use uuid::Uuid;
+use sqlx::{QueryBuilder, Row, SqlitePool};
 
 use super::words::Word;
 use crate::model::{
     Attempt, AttemptId, AttemptOutcome, Batch, BatchCounts, BatchId, BatchStatus, CredentialId, Delivery, DeliveryId, DeliveryStatus,
     LeadId, LeadRecord, LeadStatus, ProjectId, Timestamp,
 };
-use crate::store::{ListQuery, Page, StoreError};
+use crate::store::{Page, StoreError};
 
 pub(super) fn time(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)
@@ -49,7 +48,7 @@ pub(super) fn bounded(limit: u32) -> u32 {
     limit.clamp(1, 200)
 }
 
-fn lead_record(row: &SqliteRow) -> Result<LeadRecord, StoreError> {
+pub(super) fn lead_record(row: &SqliteRow) -> Result<LeadRecord, StoreError> {
     Ok(LeadRecord { lead: json(row.try_get(0)?)?, status: LeadStatus::read(row.try_get(1)?)? })
 }
 
@@ -69,59 +68,7 @@ pub(super) async fn lead_by_external_id(
 }
 const LEAD_BY_EXTERNAL_ID: &str = "select payload, status from leads where project_id = $1 and external_id = $2 order by id desc limit 1";
 
-pub(super) async fn leads(pool: &SqlitePool, query: &ListQuery) -> Result<Page<LeadRecord>, StoreError> {
-    let Some(sql) = leads_sql(query) else { return Ok(Page { items: Vec::new(), has_more: false }) };
-    super::page::bounded(pool, sql, bounded(query.limit), &[0], lead_record).await
-}
-
-/// `None`: nothing can match.
-pub(super) fn leads_sql(query: &ListQuery) -> Option<QueryBuilder<Sqlite>> {
-    let mut sql = QueryBuilder::new("select l.payload, l.status from leads l where ");
-    window(&mut sql, query, "l");
-    if let Some(status) = &query.status {
-        let status = LeadStatus::parse(status)?;
-        // As a literal, so that the index of the open ones serves.
-        sql.push(format_args!(" and l.status = '{}'", status.word()));
-        if status != LeadStatus::Completed {
-            sql.push(" and l.status <> 'completed'");
-        }
-    }
-    newest_first(&mut sql, query, "l");
-    Some(sql)
-}
-
-/// The conditions that every list has. Ids carry the time, so a time filter bounds them too; a day of slack covers
-/// whatever lies between making an id and noting the time.
-fn window(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, table: &str) {
-    const SLACK_MS: i64 = 86_400_000;
-    let mut below = query.before.unwrap_or(Uuid::max());
-    if let Some(before) = query.created_before {
-        below = below.min(id_at(before.as_millis().saturating_add(SLACK_MS)));
-    }
-    sql.push(format_args!("{table}.id < ")).push_bind(below);
-    if let Some(after) = query.created_after {
-        sql.push(format_args!(" and {table}.id >= ")).push_bind(id_at(after.as_millis().saturating_sub(SLACK_MS)));
-        sql.push(format_args!(" and {table}.created_at >= ")).push_bind(after.as_millis());
-    }
-    if let Some(before) = query.created_before {
-        sql.push(format_args!(" and {table}.created_at < ")).push_bind(before.as_millis());
-    }
-    if let Some(project) = query.project {
-        sql.push(format_args!(" and {table}.project_id = ")).push_bind(project.uuid());
-    }
-}
-
-fn newest_first(sql: &mut QueryBuilder<Sqlite>, query: &ListQuery, table: &str) {
-    sql.push(format_args!(" order by {table}.id desc limit ")).push_bind(bounded(query.limit) + 1);
-}
-
-/// The smallest UUIDv7 of a time.
-fn id_at(millis: i64) -> Uuid {
-    let millis = millis.clamp(0, (1 << 48) - 1) as u128;
-    Uuid::from_u128(millis << 80)
-}
-
-fn batch_row(row: &SqliteRow) -> Result<Batch, StoreError> {
+pub(super) fn batch_row(row: &SqliteRow) -> Result<Batch, StoreError> {
     Ok(Batch {
         id: BatchId::from_uuid(row.try_get(0)?),
         lead_id: LeadId::from_uuid(row.try_get(1)?),
@@ -134,13 +81,17 @@ fn batch_row(row: &SqliteRow) -> Result<Batch, StoreError> {
     })
 }
 
+macro_rules! batch_columns {
+    () => {
+        "b.id, b.lead_id, b.project_id, b.total, b.pending, b.delivered, b.skipped, b.failed, b.in_doubt, b.cancelled, b.status, b.options,
+         b.created_at, b.finished_at"
+    };
+}
+pub(super) const BATCH_COLUMNS: &str = batch_columns!();
+
 macro_rules! batches {
     ($rest:literal) => {
-        concat!(
-            "select id, lead_id, project_id, total, pending, delivered, skipped, failed, in_doubt, cancelled, status, options,
-                    created_at, finished_at from batches ",
-            $rest
-        )
+        concat!("select ", batch_columns!(), " from batches b ", $rest)
     };
 }
 
@@ -156,12 +107,12 @@ pub(super) async fn batches_of_lead(pool: &SqlitePool, lead: LeadId) -> Result<V
 const BATCHES_OF_LEAD: &str = batches!("where lead_id = $1 order by id desc");
 
 /// What a delivery's columns are. A job that is `sending` shows as that: the reader needs no clock.
-const DELIVERY: &str = "
-select d.id, d.batch_id, d.lead_id, d.project_id, d.credential_id, d.channel,
+pub(super) const DELIVERY: &str = "
+       d.id, d.batch_id, d.lead_id, d.project_id, d.credential_id, d.channel,
        iif(j.sending, 'sending', d.status), coalesce(j.attempts, d.attempts), j.due_at, d.last_code, d.last_error,
        d.refs, d.url, d.settings, d.created_at, d.finished_at";
 
-fn delivery_row(row: &SqliteRow) -> Result<Delivery, StoreError> {
+pub(super) fn delivery_row(row: &SqliteRow) -> Result<Delivery, StoreError> {
     Ok(Delivery {
         id: DeliveryId::from_uuid(row.try_get(0)?),
         batch_id: BatchId::from_uuid(row.try_get(1)?),
@@ -183,68 +134,25 @@ fn delivery_row(row: &SqliteRow) -> Result<Delivery, StoreError> {
 }
 
 pub(super) async fn delivery(pool: &SqlitePool, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
-    let mut sql = QueryBuilder::new(DELIVERY);
-    sql.push(" from deliveries d left join jobs j on j.id = d.id where d.id = ").push_bind(id.uuid());
+    let mut sql = QueryBuilder::new("select ");
+    sql.push(DELIVERY).push(" from deliveries d left join jobs j on j.id = d.id where d.id = ").push_bind(id.uuid());
     let row = sql.build().fetch_optional(pool).await?;
     row.as_ref().map(delivery_row).transpose()
 }
 
 pub(super) async fn deliveries_of_batch(pool: &SqlitePool, batch: BatchId) -> Result<Vec<Delivery>, StoreError> {
-    let mut sql = QueryBuilder::new(DELIVERY);
-    sql.push(" from deliveries d left join jobs j on j.id = d.id where d.batch_id = ").push_bind(batch.uuid());
+    let mut sql = QueryBuilder::new("select ");
+    sql.push(DELIVERY).push(" from deliveries d left join jobs j on j.id = d.id where d.batch_id = ").push_bind(batch.uuid());
     sql.push(" order by d.position");
     sql.build().fetch_all(pool).await?.iter().map(delivery_row).collect()
-}
-
-pub(super) async fn deliveries(pool: &SqlitePool, query: &ListQuery) -> Result<Page<Delivery>, StoreError> {
-    let Some(sql) = deliveries_sql(query) else { return Ok(Page { items: Vec::new(), has_more: false }) };
-    // Refs and settings.
-    super::page::bounded(pool, sql, bounded(query.limit), &[11, 13], delivery_row).await
-}
-
-/// `None`: nothing can match.
-pub(super) fn deliveries_sql(query: &ListQuery) -> Option<QueryBuilder<Sqlite>> {
-    let status = match &query.status {
-        Some(status) => Some(DeliveryStatus::parse(status)?),
-        None => None,
-    };
-    let mut sql = QueryBuilder::new(DELIVERY);
-    // Those under way are found among the jobs, however long the history is.
-    let under_way = status.is_some_and(|status| !status.is_terminal());
-    let table = if under_way { "j" } else { "d" };
-    sql.push(if under_way {
-        " from jobs j cross join deliveries d on d.id = j.id where j.id = d.id and "
-    } else {
-        " from deliveries d left join jobs j on j.id = d.id where "
-    });
-    window(&mut sql, query, "d");
-    if under_way && let Some(before) = query.before {
-        sql.push(" and j.id < ").push_bind(before);
-    }
-    match status {
-        None => {}
-        Some(DeliveryStatus::Queued) => drop(sql.push(" and j.sending = 0")),
-        Some(DeliveryStatus::Sending) => drop(sql.push(" and j.sending = 1")),
-        Some(ended) => {
-            sql.push(format_args!(" and d.status = '{}'", ended.word()));
-            if matches!(ended, DeliveryStatus::Failed | DeliveryStatus::InDoubt | DeliveryStatus::Cancelled) {
-                // The condition of the index that holds them, word for word.
-                sql.push(" and d.status in ('failed', 'in_doubt', 'cancelled')");
-            }
-        }
-    }
-    if let Some(channel) = &query.channel {
-        sql.push(" and d.channel = ").push_bind(channel.clone());
-    }
-    newest_first(&mut sql, query, table);
-    Some(sql)
 }
 
 pub(super) async fn attempts(pool: &SqlitePool, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
     sqlx::query(ATTEMPTS).bind(delivery.uuid()).fetch_all(pool).await?.iter().map(attempt_row).collect()
 }
 const ATTEMPTS: &str = "
-select id, delivery_id, no, started_at, duration_ms, outcome, counted, code, message, exchanges, plugin, correlation, node
+select id, delivery_id, no, started_at, duration_ms, outcome, counted, code, message, exchanges, plugin, correlation, node,
+       operation
   from attempts where delivery_id = $1 order by no";
 
 fn attempt_row(row: &SqliteRow) -> Result<Attempt, StoreError> {
@@ -262,6 +170,7 @@ fn attempt_row(row: &SqliteRow) -> Result<Attempt, StoreError> {
         plugin: row.try_get(10)?,
         correlation: row.try_get(11)?,
         node: row.try_get(12)?,
+        operation: row.try_get(13)?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! How enums are spelt in the tables: as in the API.
 
-use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, LeadStatus, PinState};
+use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, LeadStatus, PinState, TaskKind, TaskStatus};
 use crate::store::{Pause, StoreError};
 
 /// A word of a table's column.
@@ -50,6 +50,10 @@ words!(CredentialState {
     Throttled => "throttled", PluginMissing => "plugin_missing",
 });
 words!(Pause { Throttled => "throttled", BreakerOpen => "breaker_open" });
+words!(TaskKind {
+    DeliveriesRetry => "deliveries_retry", LeadsResend => "leads_resend", CredentialCancel => "credential_cancel",
+});
+words!(TaskStatus { Running => "running", Completed => "completed", Cancelled => "cancelled" });
 words!(PinState { Active => "active", Removed => "removed" });
 
 #[cfg(test)]
@@ -71,5 +75,7 @@ mod tests {
         as_in_json::<LeadStatus>();
         as_in_json::<AttemptOutcome>();
         as_in_json::<CredentialState>();
+        as_in_json::<TaskKind>();
+        as_in_json::<TaskStatus>();
     }
 }

@@ -1,0 +1,52 @@
+//! What tasks do to many deliveries at once: retry and cancel.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rusqlite::params;
+
+use super::finish::{self, CANCELLABLE};
+use super::settle::{Ending, Job, Settling};
+use super::writer::Tx;
+use crate::model::{DeliveryId, Timestamp};
+use crate::store::{Sliced, StoreError};
+
+/// Queues those that ended without success again.
+pub(super) fn retry(tx: &mut Tx, ids: &[DeliveryId], now: Timestamp) -> Result<Sliced, StoreError> {
+    let mut found = BTreeMap::new();
+    for id in ids {
+        if let Some(ended) = finish::retryable(tx, *id)? {
+            found.insert(*id, ended);
+        }
+    }
+    // Retried work waits like any other: past the limit, the task waits as well.
+    if !found.is_empty() && tx.backlog + found.len() as u64 > tx.max_backlog {
+        return Err(StoreError::Overloaded { backlog: tx.backlog });
+    }
+    let mut settling = Settling::default();
+    let mut changed = HashMap::new();
+    let mut due = Vec::with_capacity(found.len());
+    for (id, ended) in &found {
+        changed.insert(ended.batch, finish::requeue(tx, &mut settling, *id, ended, now)?);
+        due.push(ended.credential);
+    }
+    settling.write(tx)?;
+    due.sort_unstable();
+    due.dedup();
+    Ok(Sliced { changed: found.len() as u32, batches: changed.into_values().collect(), due })
+}
+
+/// Ends those that are queued and not being sent as cancelled.
+pub(super) fn cancel(tx: &mut Tx, ids: &[DeliveryId], now: Timestamp) -> Result<Sliced, StoreError> {
+    let mut settling = Settling::default();
+    let mut changed = HashMap::new();
+    let mut count = 0;
+    for id in ids {
+        // A job goes with its delivery: an id that comes twice is found once.
+        let Some(job) = tx.db.first(CANCELLABLE, params![id.uuid(), now.as_millis()], Job::read)? else { continue };
+        count += 1;
+        // The last change of a batch is the one that may have ended it.
+        changed.insert(job.batch, settling.end(tx, &job, Ending::cancelled(job.attempts, now))?);
+    }
+    settling.write(tx)?;
+    Ok(Sliced { changed: count, batches: changed.into_values().collect(), due: Vec::new() })
+}
