@@ -26,7 +26,7 @@ impl Bench {
             .push(Row::new("memory_idle", "memory idle", idle.pss_mib, "MiB", method).peer(PEER_IDLE_MIB).aim(Aim::AtMost(AIM_IDLE_MIB)));
         self.rows.push(Row::new("memory_idle_rss", "memory idle: RSS", idle.rss_mib, "MiB", "same moment"));
 
-        let mut stage = self.stage(&[("LEADWIRE_MAX_CALLS", "1100")]).await?;
+        let mut stage = self.stage(&[("LEADWIRE_MAX_CALLS", "1400")]).await?;
         stage.webhooks(LANES).await?;
         let before = stage.host.usage()?;
         stage.sink.hold(true);
