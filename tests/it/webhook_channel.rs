@@ -266,3 +266,27 @@ async fn a_slow_receiver_holds_up_nobody_else() {
     assert_eq!(sink.received().len(), 40);
     assert_eq!(host.state(&other).await, "active");
 }
+
+#[tokio::test]
+async fn settings_that_can_never_work_are_refused_when_they_are_entered() {
+    let host = leadwire_tests::TestHost::start().await;
+    host.project().await;
+    let enter = async |channel: &str, config: Value, secrets: Value| {
+        let credential = json!({"channel": channel, "name": "x", "config": config, "secrets": secrets});
+        host.post("/api/projects/ext:shop/credentials", &credential).await
+    };
+    for url in ["http://example.com:99999/", "https://xn--/", "http://[fe80::1%25eth0]/"] {
+        let (status, problem) = enter("webhook", json!({"url": url}), json!({})).await;
+        let pointer = problem["errors"][0]["pointer"].as_str().unwrap_or_default();
+        assert!(status == 422 && pointer.starts_with("/config"), "{url}: {status} {problem}");
+    }
+    for mail in [json!({"host": "127.1"}), json!({"host": "host;x"}), json!({"host": "mail.example.123"})] {
+        let mut config = json!({"port": 465, "tls": "implicit", "from": "a@shop.example", "to": ["b@shop.example"]});
+        config.as_object_mut().unwrap().extend(mail.as_object().unwrap().clone());
+        let (status, problem) = enter("email", config, json!({})).await;
+        let pointer = problem["errors"][0]["pointer"].as_str().unwrap_or_default();
+        assert!(status == 422 && pointer.starts_with("/config"), "{mail}: {status} {problem}");
+    }
+    let (status, made) = enter("webhook", json!({"url": "https://crm.example/leads"}), json!({})).await;
+    assert_eq!(status, 201, "{made}");
+}

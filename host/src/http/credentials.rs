@@ -16,7 +16,7 @@ use super::input::{Input, Params};
 use super::leads::InProject;
 use super::views::List;
 use crate::app::App;
-use crate::lane::CheckAnswer;
+use crate::lane::{CheckAnswer, check_settings};
 use crate::model::{
     Credential, CredentialId, CredentialState, Project, Purpose, RetryOverride, Scope, SealedSecret, StateReason, Timestamp,
 };
@@ -258,6 +258,11 @@ fn settle(app: &App, manifest: Option<&Manifest>, credential: &mut Credential, s
         let problems = app.registry.check_config(&credential.channel, &credential.config).unwrap_or_default();
         errors.extend(problems.into_iter().map(FieldError::from));
         seal_secrets(app, manifest, credential, secrets, "", &mut errors)?;
+        if errors.is_empty()
+            && let Err(problem) = check_settings(&app.vault, manifest, credential)
+        {
+            errors.push(FieldError::new("/config", "invalid_config", problem));
+        }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }

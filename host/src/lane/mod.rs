@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use preview::{Preview, Previewed};
+pub(crate) use ready::check_settings;
 
 use crate::clock::Clock;
 use crate::egress::Egress;

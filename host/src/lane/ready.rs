@@ -8,10 +8,12 @@ use crate::mail::Account;
 use crate::model::{CallbackSecrets, Credential, CredentialId, CredentialState, Project, Purpose, SealedSecret, StateReason};
 use crate::plugin::bindings::wit;
 use crate::plugin::call::{CallEnv, Effects};
+use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::Plugin;
+use crate::plugin::schema::with_defaults;
 use crate::policy::outcome::Refusal;
 use crate::policy::retry::{OnDoubt, RetryPolicy};
-use crate::secrets::{SecretSet, callback_secret_aad, secret_aad};
+use crate::secrets::{SecretSet, Vault, callback_secret_aad, secret_aad};
 use crate::store::StoreError;
 use crate::template::Filter;
 
@@ -167,6 +169,22 @@ fn rules(
     }
     let filter = credential.filter.as_deref().map(Filter::new).transpose().map_err(|e| format!("filter: {e}"))?;
     Ok((policy, on_doubt, rates, filter))
+}
+
+/// Whether a credential's settings can work at all, before it is stored: what every call needs is made of them. The error is
+/// for the admin who enters them.
+pub(crate) fn check_settings(vault: &Vault, manifest: &Manifest, credential: &Credential) -> Result<(), String> {
+    let config = with_defaults(&manifest.config.schema, &credential.config);
+    let mut secrets = SecretSet::new();
+    for (name, sealed) in &credential.secrets {
+        // One that cannot be opened was stored under another key; that is said where it is used.
+        if let Ok(text) = vault.open_text(&sealed.key_id, secret_aad(credential.id, name).as_bytes(), &sealed.sealed) {
+            secrets.insert(name.clone(), text);
+        }
+    }
+    let secrets = Arc::new(secrets);
+    Grant::new(manifest, &config, secrets.clone()).map_err(|e| e.to_string())?;
+    manifest.mail.as_ref().map_or(Ok(()), |mail| super::convert::account(mail, &config, &secrets).map(drop))
 }
 
 /// Decrypts all secrets of a credential, and for a callback those of the project; they are zeroed when the set is dropped.

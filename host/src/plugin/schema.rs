@@ -27,9 +27,7 @@ impl ConfigSchema {
 
     /// The config with defaults filled in, or everything that is wrong with it. Messages never repeat the values.
     pub fn check(&self, config: &Map<String, Value>) -> Result<Map<String, Value>, Vec<FieldProblem>> {
-        let mut whole = config.clone();
-        fill_defaults(&self.schema, &mut whole);
-        let value = Value::Object(whole);
+        let value = Value::Object(with_defaults(&self.schema, config));
         let mut problems: Vec<FieldProblem> = self.validator.iter_errors(&value).map(|error| problem(&self.schema, &error)).collect();
         problems.extend(self.bad_templates(&value));
         match value {
@@ -62,6 +60,13 @@ impl ConfigSchema {
     fn property(&self, name: &str) -> Option<&Value> {
         self.schema.get("properties")?.get(name)
     }
+}
+
+/// The config with the schema's defaults where it says nothing.
+pub fn with_defaults(schema: &Value, config: &Map<String, Value>) -> Map<String, Value> {
+    let mut whole = config.clone();
+    fill_defaults(schema, &mut whole);
+    whole
 }
 
 fn fill_defaults(schema: &Value, config: &mut Map<String, Value>) {

@@ -44,7 +44,7 @@ fn manifest(channel: &str, schema: Value, secret: &str, required: bool, base: &s
 
 impl Installed {
     fn new() -> Self {
-        let webhook = json!({"type": "object", "properties": {"url": {"type": "string"}, "method": {"enum": ["POST", "PUT"]}},
+        let webhook = json!({"type": "object", "properties": {"url": {"type": "string", "x-address": true}, "method": {"enum": ["POST", "PUT"]}},
             "required": ["url"], "additionalProperties": false});
         let telegram = json!({"type": "object", "properties": {"chat_id": {"type": ["string", "integer"]}, "text": {"type": "string"}},
             "required": ["chat_id"], "additionalProperties": false});
