@@ -398,7 +398,11 @@ impl Dispatcher<'_> {
                 lock(&self.shared.states).remove(&id);
                 return Ok(());
             }
-            Prepared::Parked { parked, state, passing } => Standing::Parked(Parked { state: parked, reason: state, passing }),
+            Prepared::Parked { parked, state, passing } => {
+                // The words are for the admin, who finds them at the credential; they may hold what was entered.
+                tracing::warn!(credential.id = %id, code = %state.code, "the lane is parked: nothing of it is sent until this is mended");
+                Standing::Parked(Parked { state: parked, reason: state, passing })
+            }
             Prepared::Ready(ready) => match ready.stored_parking() {
                 Some(parked) => Standing::Parked(parked),
                 None => Standing::Ready(Arc::new(*ready)),
