@@ -32,7 +32,7 @@ enum Kind {
 const KEYS: [(&str, Kind, &str); 24] = [
     ("listen", Kind::Text, "an address and port such as 127.0.0.1:8080"),
     ("data_dir", Kind::Text, "a folder"),
-    ("database_url", Kind::Text, "empty, or sqlite:///path/to/file.db"),
+    ("database_url", Kind::Text, "empty, sqlite:///path/to/file.db, or postgres://user:password@host:5432/database"),
     ("channels_dir", Kind::Text, "a folder"),
     ("admin_key", Kind::Text, "at least 32 characters after `lw_`"),
     ("admin_key_file", Kind::Text, "a file"),
@@ -103,6 +103,15 @@ pub struct HttpLimits {
     pub body_memory: usize,
 }
 
+/// Where everything durable is.
+#[derive(Debug, Clone)]
+pub enum Database {
+    /// This file.
+    Sqlite(PathBuf),
+    /// At this URL, which may hold a password.
+    Postgres(SecretText),
+}
+
 /// The checked configuration.
 #[derive(Debug)]
 pub struct Config {
@@ -110,8 +119,8 @@ pub struct Config {
     pub listen: SocketAddr,
     #[allow(missing_docs)]
     pub data_dir: PathBuf,
-    /// The SQLite file.
-    pub database: PathBuf,
+    #[allow(missing_docs)]
+    pub database: Database,
     #[allow(missing_docs)]
     pub channels_dir: PathBuf,
     /// Given by the operator instead of in the file.
@@ -158,7 +167,7 @@ pub struct Flags {
     /// Folder for everything durable.
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<String>,
-    /// Database, such as sqlite:///path/to/file.db
+    /// Database, such as sqlite:///path/to/file.db or postgres://host/database; a password belongs into the settings file or the environment
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
     /// Folder of plugin files.
@@ -359,18 +368,24 @@ impl Layers {
         (!text.is_empty()).then(|| SecretText::new(text.to_owned()))
     }
 
-    fn database(&self, data_dir: &Path) -> Result<PathBuf, ConfigError> {
+    fn database(&self, data_dir: &Path) -> Result<Database, ConfigError> {
         let url = self.string("database_url");
         if url.is_empty() {
-            return Ok(data_dir.join("leadwire.db"));
+            return Ok(Database::Sqlite(data_dir.join("leadwire.db")));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Err(self.error("database_url", "this version has the SQLite store only"));
+            // The URL is not repeated: it may hold a password.
+            let parsed = Url::parse(url).map_err(|error| self.error("database_url", format!("the URL cannot be read: {error}")))?;
+            let named = parsed.path().len() > 1 || parsed.query_pairs().any(|(name, _)| name == "dbname");
+            return if named {
+                Ok(Database::Postgres(SecretText::new(url.to_owned())))
+            } else {
+                Err(self.error("database_url", "the URL names no database"))
+            };
         }
         let path = url.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest));
         match path {
-            Some(path) if !path.is_empty() && !path.contains(['?', '#']) => Ok(PathBuf::from(path)),
-            // The URL is not repeated: it may hold a password.
+            Some(path) if !path.is_empty() && !path.contains(['?', '#']) => Ok(Database::Sqlite(PathBuf::from(path))),
             _ => Err(self.error("database_url", "not a database this version knows")),
         }
     }
@@ -468,7 +483,7 @@ mod tests {
         assert_eq!(names, known);
         let config = load(Flags::default(), &[]).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-        assert_eq!(config.database, Path::new("./data/leadwire.db"));
+        assert!(matches!(&config.database, Database::Sqlite(path) if path == Path::new("./data/leadwire.db")));
         assert_eq!(config.master_key_file, Path::new("./data/master.key"));
         assert!(config.egress == EgressConfig::default() && config.admin_key.is_none() && !config.node.is_empty());
     }
@@ -498,7 +513,10 @@ mod tests {
         assert_eq!(config.egress.allow.len(), 2);
         assert_eq!(config.egress.ports, [8443, 9000]);
         assert_eq!(config.egress.rewrite["api.telegram.org"].as_str(), "http://127.0.0.1:9001/");
-        assert_eq!(config.database, Path::new("/tmp/x.db"));
+        assert!(matches!(&config.database, Database::Sqlite(path) if path == Path::new("/tmp/x.db")));
+        let url = "postgres://u:0123456789@h/d?sslmode=require";
+        let config = load(Flags::default(), &[("LEADWIRE_DATABASE_URL", url)]).unwrap();
+        assert!(matches!(&config.database, Database::Postgres(given) if given.expose() == url));
         assert!(config.smtp_allow_plain);
         assert!(!format!("{config:?}").contains("0123456789"), "a secret was printed");
     }
@@ -513,7 +531,8 @@ mod tests {
             ("LEADWIRE_LOG_FORMAT", "xml", "json or pretty"),
             ("LEADWIRE_BODY_LIMIT", "5", "bytes, 1024"),
             ("LEADWIRE_MAX_BACKLOG", "many", "a number"),
-            ("LEADWIRE_DATABASE_URL", "postgres://u:p@h/d", "this version has the SQLite store only"),
+            ("LEADWIRE_DATABASE_URL", "postgres://u:hidden@h:port/d", "cannot be read"),
+            ("LEADWIRE_DATABASE_URL", "postgres://u:hidden@h", "names no database"),
             ("LEADWIRE_DATABASE_URL", "mysql://u:hidden@h/d", "sqlite:///"),
             ("LEADWIRE_ADMIN_KEY", "short", "32 characters"),
             ("LEADWIRE_SMTP_ALLOW_PLAIN", "maybe", "true or false"),

@@ -12,8 +12,6 @@ use leadwire::clock::{Clock, SystemClock};
 use leadwire::config::{Config, DEFAULTS, Flags};
 use leadwire::model::{ApiKey, KeyId, Scope};
 use leadwire::plugin::package;
-use leadwire::store::Store;
-use leadwire::store::sqlite::{SqliteStore, StoreOptions};
 use leadwire::{keys, private, serve, telemetry};
 
 // The system's allocator gives memory back late and contends between threads.
@@ -34,6 +32,9 @@ enum Command {
     Serve(Flags),
     /// Print the commented default settings.
     Config,
+    /// Make the database's tables, or bring them up to date, and stop. `serve` does it by itself; this is for a database user
+    /// who may do so while the one who serves may not.
+    Migrate(Flags),
     /// API keys, made directly in the database.
     Key {
         #[command(subcommand)]
@@ -48,7 +49,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum KeyCommand {
-    /// Make a key and print it; it is shown only now. The host must not be running on the same SQLite file.
+    /// Make a key and print it; it is shown only now. With SQLite the host must not be running.
     Create {
         /// For people, to know it by.
         #[arg(long)]
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Serve(flags) => run(&flags),
         Command::Config => print(DEFAULTS),
+        Command::Migrate(flags) => migrate(&flags),
         Command::Key { command: KeyCommand::Create { name, scopes, flags } } => create_key(name, scopes, &flags),
         Command::Channel { command: ChannelCommand::List { flags } } => list_channels(&flags),
         Command::Channel { command: ChannelCommand::Inspect { file, json } } => inspect(&file, json),
@@ -183,13 +185,20 @@ impl StopSignals {
     }
 }
 
+fn migrate(flags: &Flags) -> anyhow::Result<()> {
+    let config = load(flags)?;
+    runtime()?.block_on(async {
+        private::folder(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
+        serve::open_store(&config).await?.ping().await?;
+        print("the database is up to date\n")
+    })
+}
+
 fn create_key(name: String, scopes: Vec<Scope>, flags: &Flags) -> anyhow::Result<()> {
     let config = load(flags)?;
     runtime()?.block_on(async {
         private::folder(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
-        let store = SqliteStore::open(&config.database, StoreOptions::default())
-            .await
-            .context("the host may be running: then make the key with POST /api/keys")?;
+        let store = serve::open_store(&config).await.context("the host may be running: then make the key with POST /api/keys")?;
         let text = keys::new_text()?;
         let now = SystemClock.now();
         let key = ApiKey {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::chore;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Database};
 use crate::egress::{Egress, EgressLimits, Grant, GuardError, OperatorPolicy};
 use crate::keys;
 use crate::lane::{Deps, LaneConfig, Lanes};
@@ -26,8 +26,9 @@ use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{self, Pins, Registry, RegistryOptions};
 use crate::private;
 use crate::secrets::{SecretSet, Vault};
-use crate::store::Store;
+use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteStore, StoreOptions};
+use crate::store::{Store, StoreError};
 
 /// How long calls in flight may take at a stop before they are left to their leases.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -57,8 +58,7 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
     let vault = Arc::new(Vault::new(master_key, Vec::new()));
     // The phone table takes a moment to read; the first lead should not wait for it.
     tokio::task::spawn_blocking(crate::policy::normalise::warm_up);
-    let options = StoreOptions { max_backlog: config.max_backlog, ..StoreOptions::default() };
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.database, options).await?);
+    let store = open_store(&config).await?;
     keys::check_master(&*store, &vault, &config, made).await?;
     keys::ensure_admin(&*store, &config, &*clock, &mut *terminal()).await?;
 
@@ -90,6 +90,17 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
     tasks.spawn(async move { mailer.tend(tending).await });
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "leadwire takes leads");
     Ok(Host { address, app, lanes, registry, store, stop_intake, stop, tasks })
+}
+
+/// Opens the database that the settings name, and brings its schema up to date.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+    let max_backlog = config.max_backlog;
+    Ok(match &config.database {
+        Database::Sqlite(path) => Arc::new(SqliteStore::open(path, StoreOptions { max_backlog, ..StoreOptions::default() }).await?),
+        Database::Postgres(url) => {
+            Arc::new(PostgresStore::open(url.expose(), PostgresOptions { max_backlog, ..PostgresOptions::default() }).await?)
+        }
+    })
 }
 
 impl Host {

@@ -11,8 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use leadwire::model::*;
 use leadwire::policy::batch_status::{batch_status, lead_status};
+use leadwire::store::postgres::{PostgresOptions, PostgresStore};
 use leadwire::store::sqlite::{SqliteStore, StoreOptions};
 use leadwire::store::*;
+use leadwire_tests::postgres::Database;
 use serde_json::json;
 
 /// An empty database that may be opened again and again.
@@ -37,6 +39,29 @@ impl Backend for Sqlite {
         let options = StoreOptions { max_backlog, ..StoreOptions::default() };
         Arc::new(SqliteStore::open(&self.dir.path().join("leadwire.db"), options).await.unwrap())
     }
+}
+
+pub(super) struct Postgres {
+    database: Database,
+}
+
+impl Postgres {
+    pub(super) async fn new() -> Self {
+        Self { database: Database::new().await }
+    }
+}
+
+#[async_trait]
+impl Backend for Postgres {
+    async fn open(&self, max_backlog: u64) -> Arc<dyn Store> {
+        let options = PostgresOptions { max_backlog, ..PostgresOptions::default() };
+        Arc::new(PostgresStore::open(&self.database.url(), options).await.unwrap())
+    }
+}
+
+/// Until the words of every lead are indexed.
+pub(super) async fn index(store: &dyn Store) {
+    while store.index_leads(100).await.unwrap() {}
 }
 
 const T0: i64 = 1_767_225_600_000;
@@ -1156,6 +1181,14 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $behaviour() {
                     super::$behaviour(&super::Sqlite::new()).await;
+                }
+            )+
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $behaviour() {
+                    super::$behaviour(&super::Postgres::new().await).await;
                 }
             )+
         }

@@ -47,6 +47,7 @@ async fn world(store: &dyn Store) -> World {
             accept(store, second).await;
         }
     }
+    index(store).await;
     let ends = [DeliveryStatus::Delivered, DeliveryStatus::Failed, DeliveryStatus::InDoubt, DeliveryStatus::Skipped];
     for (n, leased) in lease(store, &lanes[..2], at(200_000)).await.iter().enumerate() {
         if n % 5 < 4 {
@@ -191,6 +192,7 @@ async fn a_lead_is_found_by_each_of_its_contacts_also_when_it_is_sent_again(back
     let mut second = intake(project, &lanes(1), at(5));
     second.lead = lead.clone();
     accept(&*store, second).await;
+    index(&*store).await;
     let ask = async |query: ListQuery| {
         let query = ListQuery { project: Some(project), limit: 10, ..query };
         store.leads(&query).await.unwrap().items.iter().map(|record| record.lead.id).collect::<Vec<_>>()
@@ -231,6 +233,14 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $behaviour() {
                     super::$behaviour(&super::Sqlite::new()).await;
+                }
+            )+
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $behaviour() {
+                    super::$behaviour(&super::Postgres::new().await).await;
                 }
             )+
         }

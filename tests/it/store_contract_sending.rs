@@ -151,9 +151,10 @@ async fn credentials_for_one_send_are_gone_when_its_batch_ends(backend: &dyn Bac
     drop(store); // killed while it is sent
     let store = backend.open(100).await;
     assert!(store.credential(own.id).await.unwrap().is_some(), "it is still needed");
-    let again = lease_one(&*store, own.id, at(2)).await.job;
-    assert_eq!(finish_one(&*store, job, end(DeliveryStatus::Delivered), at(3)).await, None);
-    let changed = finish_one(&*store, again, end(DeliveryStatus::Delivered), at(3)).await.unwrap();
+    let later = LEASE_MS + 1;
+    let again = lease_one(&*store, own.id, at(later)).await.job;
+    assert_eq!(finish_one(&*store, job, end(DeliveryStatus::Delivered), at(later)).await, None);
+    let changed = finish_one(&*store, again, end(DeliveryStatus::Delivered), at(later)).await.unwrap();
     assert_eq!((changed.ended, changed.erased), (Some(BatchStatus::Completed), vec![own.id]));
     assert!(store.credential(own.id).await.unwrap().is_none());
     assert!(store.kv_get(own.id, "k", at(3)).await.unwrap().is_none());

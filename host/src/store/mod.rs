@@ -7,6 +7,7 @@
 //! keeps a late answer from overwriting a newer one.
 
 mod list;
+pub mod postgres;
 pub mod sqlite;
 mod task;
 

@@ -16,7 +16,7 @@ const PROBE_BYTES: usize = 32 * 1_024;
 
 /// What the writer's last turn said.
 #[derive(Default)]
-pub(super) struct Failing(Mutex<Option<Why>>);
+pub(in crate::store) struct Failing(Mutex<Option<Why>>);
 
 struct Why {
     why: String,
@@ -25,7 +25,7 @@ struct Why {
 
 impl Failing {
     /// A turn ended so. Changes go into the log, once.
-    pub(super) fn note(&self, turn: &Result<(), StoreError>) {
+    pub(in crate::store) fn note(&self, turn: &Result<(), StoreError>) {
         let mut failing = self.lock();
         match (turn, &mut *failing) {
             (Ok(()), Some(_)) => {
@@ -42,12 +42,12 @@ impl Failing {
         }
     }
 
-    fn why(&self) -> Option<String> {
+    pub(in crate::store) fn why(&self) -> Option<String> {
         self.lock().as_ref().map(|failing| failing.why.clone())
     }
 
     /// Whether a probe is due; whoever is told so makes it.
-    fn is_due(&self) -> bool {
+    pub(in crate::store) fn is_due(&self) -> bool {
         let mut failing = self.lock();
         let Some(failing) = failing.as_mut() else { return false };
         let due = failing.probed.is_none_or(|probed| probed.elapsed() >= PROBE_EVERY);

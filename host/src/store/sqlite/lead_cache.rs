@@ -12,7 +12,7 @@ const MAX_BYTES: usize = 2 << 20;
 
 /// A bounded memory of leads; the oldest entries leave first.
 #[derive(Default)]
-pub(super) struct LeadCache {
+pub(in crate::store) struct LeadCache {
     inner: Mutex<Inner>,
 }
 
@@ -24,12 +24,12 @@ struct Inner {
 }
 
 impl LeadCache {
-    pub(super) fn get(&self, id: LeadId) -> Option<Arc<Lead>> {
+    pub(in crate::store) fn get(&self, id: LeadId) -> Option<Arc<Lead>> {
         self.lock().leads.get(&id).cloned()
     }
 
     /// Keeps `lead`, whose JSON has `bytes`.
-    pub(super) fn put(&self, lead: Arc<Lead>, bytes: usize) {
+    pub(in crate::store) fn put(&self, lead: Arc<Lead>, bytes: usize) {
         let mut inner = self.lock();
         let id = lead.id;
         if inner.leads.insert(id, lead).is_some() {

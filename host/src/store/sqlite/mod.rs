@@ -14,12 +14,12 @@ mod direct;
 mod ended;
 mod error;
 mod extras;
-mod failing;
+pub(super) mod failing;
 mod finish;
 #[cfg(test)]
 mod full;
 mod kv;
-mod lead_cache;
+pub(super) mod lead_cache;
 mod lease;
 mod lists;
 mod notices;
@@ -35,7 +35,7 @@ mod speed;
 mod tasks;
 mod timers;
 mod walk;
-mod words;
+pub(super) mod words;
 mod writer;
 
 use std::collections::BTreeMap;

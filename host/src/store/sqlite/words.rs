@@ -12,7 +12,7 @@ pub(super) fn word<T: Word>(row: &rusqlite::Row<'_>, column: usize) -> Result<T,
 }
 
 /// A word of a table's column.
-pub(super) trait Word: Copy + Sized + 'static {
+pub(in crate::store) trait Word: Copy + Sized + 'static {
     /// Every value with its word.
     const ALL: &'static [(Self, &'static str)];
 

@@ -1,0 +1,155 @@
+//! PostgreSQL for tests: one server for the whole test process, started by the first test that asks, and for each test a
+//! database of its own, copied from one that has the schema. Debian's binaries, a temporary folder, a Unix socket; what is
+//! written need not survive. When the test process ends, however it ends, so does the server, and its folder goes.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use leadwire::store::postgres::{PostgresOptions, PostgresStore};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::OnceCell;
+
+/// Makes a cluster, starts it and says where; ends it when the other side of its standard input has gone. `$1` is the folder of
+/// the binaries, `$2` what else the server is told.
+const SCRIPT: &str = r#"
+set -eu
+cd /
+dir=$(mktemp -d /tmp/leadwire-postgres.XXXXXX)
+trap '"$1/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1; rm -rf "$dir"' EXIT
+"$1/initdb" -D "$dir/data" -U leadwire -A trust -E UTF8 --locale=C --no-sync >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
+"$1/pg_ctl" -D "$dir/data" -l "$dir/log" -w -o "-k $dir -c listen_addresses='' -c fsync=off -c full_page_writes=off \
+    -c max_connections=400 -c shared_buffers=64MB -c max_wal_size=256MB $2" start >/dev/null || { cat "$dir/log" >&2; exit 1; }
+echo "$dir"
+read -r _ || true
+"#;
+
+/// A running server.
+#[derive(Debug)]
+struct Server {
+    /// Where its socket is.
+    folder: String,
+}
+
+static SERVER: OnceCell<Server> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(0);
+/// Databases of tests that have ended.
+static LEFT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+const TEMPLATE: &str = "leadwire_template";
+
+/// A database for one test.
+#[derive(Debug)]
+pub struct Database {
+    name: String,
+    folder: String,
+}
+
+impl Database {
+    /// An empty one with the schema.
+    pub async fn new() -> Self {
+        Self::make(Some(TEMPLATE)).await
+    }
+
+    /// One without any table.
+    pub async fn bare() -> Self {
+        Self::make(None).await
+    }
+
+    async fn make(template: Option<&str>) -> Self {
+        let server = SERVER.get_or_init(start).await;
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut admin = PgConnection::connect(&url(&server.folder, "postgres")).await.expect("the server answers");
+        for old in left {
+            execute(&mut admin, format!("drop database if exists {old} with (force)")).await;
+        }
+        let template = template.unwrap_or("template0");
+        execute(&mut admin, format!("create database {name} template {template}")).await;
+        admin.close().await.expect("a clean end");
+        Self { name, folder: server.folder.clone() }
+    }
+
+    /// For [`PostgresStore::open`] and `LEADWIRE_DATABASE_URL`.
+    pub fn url(&self) -> String {
+        url(&self.folder, &self.name)
+    }
+
+    /// The folder of the server's socket.
+    pub fn socket_folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// Its name on the server.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A connection beside the store's.
+    pub async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.url()).await.expect("the server answers")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.name));
+    }
+}
+
+fn url(folder: &str, database: &str) -> String {
+    format!("postgres:///{database}?host={folder}&user=leadwire")
+}
+
+/// Runs statements that must work.
+pub async fn execute(conn: &mut PgConnection, sql: String) {
+    sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(conn).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+async fn start() -> Server {
+    let folder = tokio::task::spawn_blocking(|| run("")).await.expect("the server starts");
+    let mut admin = PgConnection::connect(&url(&folder, "postgres")).await.expect("the server answers");
+    execute(&mut admin, format!("create database {TEMPLATE} template template0")).await;
+    admin.close().await.expect("a clean end");
+    let store = PostgresStore::open(&url(&folder, TEMPLATE), PostgresOptions::default()).await.expect("the schema is made");
+    store.close().await;
+    Server { folder }
+}
+
+/// Starts a server that lives as long as this process; the folder of its socket.
+fn run(options: &str) -> String {
+    let mut command = as_ordinary_user();
+    command.args(["sh", "-c", SCRIPT, "sh", &binaries(), options]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell can be started");
+    let stdin = child.stdin.take();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("the server's folder");
+    let folder = line.trim().to_owned();
+    assert!(!folder.is_empty(), "PostgreSQL did not start; what it said is above");
+    // Open until this process ends: then the script reads the end of its input.
+    std::mem::forget(stdin);
+    folder
+}
+
+/// The newest server's binaries.
+fn binaries() -> String {
+    let mut found: Vec<_> =
+        std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin")).collect();
+    found.retain(|folder| folder.join("initdb").exists());
+    found.sort_by_key(|folder| folder.parent().and_then(|version| version.file_name()?.to_str()?.parse::<u32>().ok()));
+    let newest = found.pop().expect("PostgreSQL is not installed: run tests/setup/postgres.sh as root (cargo xtask test does)");
+    newest.to_string_lossy().into_owned()
+}
+
+/// PostgreSQL refuses to run as root: then as the user that Debian's package makes.
+fn as_ordinary_user() -> Command {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    if root {
+        let mut command = Command::new("runuser");
+        command.args(["-u", "postgres", "--"]);
+        command
+    } else {
+        Command::new("env")
+    }
+}
