@@ -1238,6 +1238,9 @@ contract!(
 #[path = "store_contract_sending.rs"]
 mod sending;
 
+#[path = "store_postgres.rs"]
+mod postgres_database;
+
 mod sqlite_file {
     //! What belongs to the file, not to the contract.
 

@@ -35,6 +35,8 @@ pub struct TestHost {
     key: String,
     rewrite: Vec<(String, String)>,
     settings: Vec<(&'static str, String)>,
+    /// Kept for as long as hosts are over it.
+    database: Option<Arc<postgres::Database>>,
 }
 
 /// The folder that plugin files were built into: `kind` is `channels` or `test-channels`.
@@ -98,7 +100,14 @@ impl TestHost {
         }
         share_compiled_code(folder.path());
         let clock = options.clock.unwrap_or_else(manual_clock);
-        Self::open(folder, clock, options.rewrite, options.settings).await
+        let mut settings = options.settings;
+        let mut database = None;
+        if postgres::is_asked_for() {
+            let made = postgres::Database::new().await;
+            settings.push(("database_url", made.url()));
+            database = Some(Arc::new(made));
+        }
+        Self { database, ..Self::open(folder, clock, options.rewrite, settings).await }
     }
 
     async fn open(folder: Arc<TempDir>, clock: ManualClock, rewrite: Vec<(String, String)>, settings: Vec<(&'static str, String)>) -> Self {
@@ -122,7 +131,7 @@ impl TestHost {
         };
         let config = Config::load(&Flags::default(), &env).expect("the test's settings are valid");
         let host = serve::start(config, Arc::new(clock.clone())).await.expect("the host starts");
-        Self { host: Some(host), clock, folder, client: client(), key: ADMIN_KEY.into(), rewrite, settings }
+        Self { host: Some(host), clock, folder, client: client(), key: ADMIN_KEY.into(), rewrite, settings, database: None }
     }
 
     /// Stops this host and starts another one over the same folder, with the clock where it stands.
@@ -130,7 +139,8 @@ impl TestHost {
         if let Some(host) = self.host.take() {
             host.stop().await;
         }
-        Self::open(self.folder.clone(), self.clock.clone(), self.rewrite.clone(), self.settings.clone()).await
+        let again = Self::open(self.folder.clone(), self.clock.clone(), self.rewrite.clone(), self.settings.clone()).await;
+        Self { database: self.database.clone(), ..again }
     }
 
     /// The running host.

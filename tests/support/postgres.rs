@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::OnceCell;
 
 /// Makes a cluster, starts it and says where; ends it when the other side of its standard input has gone. `$1` is the folder of
-/// the binaries, `$2` what else the server is told.
+/// the binaries.
 const SCRIPT: &str = r#"
 set -eu
 cd /
@@ -20,7 +20,7 @@ dir=$(mktemp -d /tmp/leadwire-postgres.XXXXXX)
 trap '"$1/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1; rm -rf "$dir"' EXIT
 "$1/initdb" -D "$dir/data" -U leadwire -A trust -E UTF8 --locale=C --no-sync >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
 "$1/pg_ctl" -D "$dir/data" -l "$dir/log" -w -o "-k $dir -c listen_addresses='' -c fsync=off -c full_page_writes=off \
-    -c max_connections=400 -c shared_buffers=64MB -c max_wal_size=256MB $2" start >/dev/null || { cat "$dir/log" >&2; exit 1; }
+    -c max_connections=400 -c shared_buffers=64MB -c max_wal_size=256MB" start >/dev/null || { cat "$dir/log" >&2; exit 1; }
 echo "$dir"
 read -r _ || true
 "#;
@@ -38,6 +38,11 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 static LEFT: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 const TEMPLATE: &str = "leadwire_template";
+
+/// Whether hosts of tests keep everything in PostgreSQL: `LEADWIRE_TEST_STORE=postgres`.
+pub fn is_asked_for() -> bool {
+    std::env::var("LEADWIRE_TEST_STORE").is_ok_and(|store| store == "postgres")
+}
 
 /// A database for one test.
 #[derive(Debug)]
@@ -108,7 +113,7 @@ pub async fn execute(conn: &mut PgConnection, sql: String) {
 }
 
 async fn start() -> Server {
-    let folder = tokio::task::spawn_blocking(|| run("")).await.expect("the server starts");
+    let folder = tokio::task::spawn_blocking(|| keep(&["sh", "-c", SCRIPT, "sh", &binaries()])).await.expect("the server starts");
     let mut admin = PgConnection::connect(&url(&folder, "postgres")).await.expect("the server answers");
     execute(&mut admin, format!("create database {TEMPLATE} template template0")).await;
     admin.close().await.expect("a clean end");
@@ -117,16 +122,16 @@ async fn start() -> Server {
     Server { folder }
 }
 
-/// Starts a server that lives as long as this process; the folder of its socket.
-fn run(options: &str) -> String {
+/// Starts what lives as long as this process and says first in which folder.
+fn keep(script: &[&str]) -> String {
     let mut command = as_ordinary_user();
-    command.args(["sh", "-c", SCRIPT, "sh", &binaries(), options]);
+    command.args(script);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell can be started");
     let stdin = child.stdin.take();
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("the server's folder");
     let folder = line.trim().to_owned();
-    assert!(!folder.is_empty(), "PostgreSQL did not start; what it said is above");
+    assert!(!folder.is_empty(), "it did not start; what it said is above");
     // Open until this process ends: then the script reads the end of its input.
     std::mem::forget(stdin);
     folder
@@ -151,5 +156,61 @@ fn as_ordinary_user() -> Command {
         command
     } else {
         Command::new("env")
+    }
+}
+
+/// pgbouncer in transaction mode, before a test's database.
+#[derive(Debug)]
+pub struct Pooler {
+    url: String,
+}
+
+/// `$1` is the folder of the server's socket, `$2` the server's user.
+const POOLER: &str = r#"
+set -eu
+cd /
+dir=$(mktemp -d /tmp/leadwire-pgbouncer.XXXXXX)
+trap 'kill "$pid" 2>/dev/null; rm -rf "$dir"' EXIT
+cat >"$dir/ini" <<END
+[databases]
+* = host=$1 user=$2
+[pgbouncer]
+listen_addr =
+unix_socket_dir = $dir
+auth_type = any
+pool_mode = transaction
+default_pool_size = 4
+max_client_conn = 200
+END
+mkfifo "$dir/log"
+/usr/sbin/pgbouncer "$dir/ini" 2>"$dir/log" &
+pid=$!
+exec 3<"$dir/log"
+seen=
+while read -r line <&3; do
+    seen="$seen$line
+"
+    case "$line" in *"process up"*) seen=up; break ;; esac
+done
+[ "$seen" = up ] || { echo "$seen" >&2; exit 1; }
+cat <&3 >/dev/null &
+echo "$dir"
+read -r _ || true
+"#;
+
+impl Pooler {
+    /// In front of `database`, until the test process ends.
+    pub async fn of(database: &Database) -> Self {
+        let program = std::path::Path::new("/usr/sbin/pgbouncer");
+        assert!(program.exists(), "pgbouncer is not installed: run tests/setup/postgres.sh as root (cargo xtask test does)");
+        let server = database.folder.clone();
+        let folder = tokio::task::spawn_blocking(move || keep(&["sh", "-c", POOLER, "sh", &server, "leadwire"]));
+        let folder = folder.await.expect("the pooler starts");
+        Self { url: format!("postgres:///{}?host={folder}&port=6432&user=leadwire", database.name) }
+    }
+
+    /// The database's URL through it.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 }

@@ -148,7 +148,12 @@ async fn write_counts(tx: &mut Conn, dirty: &[(BatchId, Entry)]) -> Result<(), F
         .bind(dirty.iter().map(|(_, entry)| entry.finished_at.map(Timestamp::as_millis)).collect::<Vec<_>>())
         .bind(leads.iter().map(|(lead, ..)| *lead).collect::<Vec<_>>())
         .bind(leads.iter().map(|(_, batch, _)| *batch).collect::<Vec<_>>())
-        .bind(leads.iter().map(|(.., status)| status.clone()).collect::<Vec<_>>());
+        .bind(leads.iter().map(|(.., status)| status.clone()).collect::<Vec<_>>())
+        // Both are in order.
+        .bind(dirty.first().map(|(batch, _)| batch.uuid()).unwrap_or_default())
+        .bind(dirty.last().map(|(batch, _)| batch.uuid()).unwrap_or_default())
+        .bind(leads.first().map(|(lead, ..)| *lead).unwrap_or_default())
+        .bind(leads.last().map(|(lead, ..)| *lead).unwrap_or_default());
     tx.run(query).await.map(drop)
 }
 
@@ -175,24 +180,35 @@ fn entry(row: &PgRow) -> Result<(BatchId, Entry), Fail> {
 }
 
 macro_rules! lock {
-    ($with:literal, $ids:literal) => {
+    ($with:expr, $where:literal) => {
         concat!(
             $with,
-            "select b.id, b.lead_id, b.options, b.total, b.pending, b.delivered, b.skipped, b.failed, b.in_doubt, b.cancelled, b.told, b.project_id
-               from batches b where b.id = any(",
-            $ids,
-            ") order by b.id for no key update"
+            "
+select b.id, b.lead_id, b.options, b.total, b.pending, b.delivered, b.skipped, b.failed, b.in_doubt, b.cancelled, b.told, b.project_id
+  from batches b where ",
+            $where,
+            " order by b.id for no key update of b"
         )
     };
 }
 
-const LOCK: &str = lock!("", "$1");
-/// A job's batch never changes. As an array, so that only the weeks that are asked for are looked at.
-const LOCK_OF_JOBS: &str = lock!("", "array(select distinct j.batch_id from jobs j where j.id = any($1))");
-const LOCK_OF_DELIVERIES: &str = lock!("", "array(select distinct d.batch_id from deliveries d where d.id = any($1))");
+/// A row's batch never changes. The bounds keep the other weeks out.
+macro_rules! lock_of {
+    ($select:literal) => {
+        lock!(
+            concat!("with their as materialized (", $select, ")"),
+            "b.id = any(array(select batch_id from their)) and b.id >= (select batch_id from their order by 1 limit 1)
+   and b.id <= (select batch_id from their order by 1 desc limit 1)"
+        )
+    };
+}
+
+const LOCK: &str = lock!("", "b.id = any($1)");
+const LOCK_OF_JOBS: &str = lock_of!("select distinct j.batch_id from jobs j where j.id = any($1)");
+const LOCK_OF_DELIVERIES: &str = lock_of!("select distinct d.batch_id from deliveries d where d.id = any($1)");
 
 /// The batches are locked; their leads, which those who send them again lock too, are locked in the order of their ids. Only
-/// the newest batch speaks for its lead.
+/// the newest batch speaks for its lead. The bounds keep the other weeks out, also of a plan that is made for any ids.
 const WRITE: &str = "
 with b as (
     update batches b
@@ -200,9 +216,9 @@ with b as (
            cancelled = u.cancelled, status = u.status, finished_at = u.finished_at
       from unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::text[], $9::bigint[])
            as u (id, pending, delivered, skipped, failed, in_doubt, cancelled, status, finished_at)
-     where b.id = u.id and b.id = any($1)),
+     where b.id = u.id and b.id = any($1) and b.id between $13 and $14),
 k as materialized (
     select l.id, u.status
       from leads l join unnest($10::uuid[], $11::uuid[], $12::text[]) as u (id, batch_id, status) on l.id = u.id and l.batch_id = u.batch_id
-     where l.id = any($10) order by l.id for no key update of l)
-update leads l set status = k.status from k where l.id = k.id and l.id = any($10)";
+     where l.id = any($10) and l.id between $15 and $16 order by l.id for no key update of l)
+update leads l set status = k.status from k where l.id = k.id and l.id between $15 and $16";

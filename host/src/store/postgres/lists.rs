@@ -52,7 +52,12 @@ struct Listing<'q> {
     kind: Kind,
     walk: Walk,
     bound: Bound,
+    /// How its statements begin.
+    verb: &'static str,
 }
+
+const SELECT: &str = "select";
+const EXPLAIN: &str = "explain select";
 
 /// The status asked for; `None`: there is no such status, so nothing can match.
 fn asked<S: Word>(query: &ListQuery) -> Option<Option<S>> {
@@ -66,7 +71,7 @@ impl<'q> Listing<'q> {
             Kind::Batches(status) => Walk::of_batches(query, status),
             Kind::Deliveries(status) => Walk::of_deliveries(query, status),
         };
-        Self { query, kind, walk, bound }
+        Self { query, kind, walk, bound, verb: SELECT }
     }
 
     fn of(&self) -> Of {
@@ -84,7 +89,7 @@ impl<'q> Listing<'q> {
             Kind::Batches(_) => "b",
             Kind::Deliveries(_) => "d",
         };
-        let mut sql = QueryBuilder::new(format!("select {table}.id, {bytes}, c.place from ("));
+        let mut sql = QueryBuilder::new(format!("{} {table}.id, {bytes}, c.place from (", self.verb));
         self.walk.push(&mut sql, self.query, self.of(), self.bound);
         sql.push(") c");
         match self.kind {
@@ -115,7 +120,7 @@ impl<'q> Listing<'q> {
 
     /// How many candidates one statement looked at, and the place of the last.
     fn end(&self) -> QueryBuilder<Postgres> {
-        let mut sql = QueryBuilder::new("select count(*), (array_agg(place order by place))[1] from (");
+        let mut sql = QueryBuilder::new(format!("{} count(*), (array_agg(place order by place))[1] from (", self.verb));
         self.walk.push(&mut sql, self.query, self.of(), self.bound);
         sql.push(") c");
         sql
@@ -377,9 +382,21 @@ async fn by_lead(conn: &mut Conn, query: &ListQuery, kind: Kind, bytes: &str, li
 
 /// The rows of these leads that fit, with the lead's number: in the order of the leads, newest first.
 async fn of_leads(conn: &mut Conn, query: &ListQuery, kind: Kind, bytes: &str, leads: &[Hit]) -> Result<Vec<(usize, Hit)>, Fail> {
+    let ids = leads.iter().map(|hit| hit.id).collect();
+    let mut found = Vec::new();
+    for row in conn.all(of_leads_sql(SELECT, query, kind, bytes, ids).build()).await? {
+        let no = usize::try_from(row.try_get::<i64, _>(2)?).unwrap_or(0).saturating_sub(1);
+        let Some(lead) = leads.get(no) else { continue };
+        found.push((no, Hit { place: lead.place, id: row.try_get(0)?, bytes: row.try_get(1)? }));
+    }
+    found.sort_by_key(|(no, hit)| (*no, std::cmp::Reverse(hit.id)));
+    Ok(found)
+}
+
+fn of_leads_sql(verb: &str, query: &ListQuery, kind: Kind, bytes: &str, leads: Vec<Uuid>) -> QueryBuilder<Postgres> {
     let own = if matches!(kind, Kind::Deliveries(_)) { "d.id" } else { "b.id" };
-    let mut sql = QueryBuilder::new(format!("select {own}, {bytes}, r.no from unnest("));
-    sql.push_bind(leads.iter().map(|hit| hit.id).collect::<Vec<_>>());
+    let mut sql = QueryBuilder::new(format!("{verb} {own}, {bytes}, r.no from unnest("));
+    sql.push_bind(leads);
     sql.push("::uuid[]) with ordinality as r (id, no) cross join lateral (select * from batches where lead_id = r.id offset 0) b");
     match kind {
         Kind::Deliveries(status) => {
@@ -393,12 +410,30 @@ async fn of_leads(conn: &mut Conn, query: &ListQuery, kind: Kind, bytes: &str, l
         }
         Kind::Leads(_) => {}
     }
-    let mut found = Vec::new();
-    for row in conn.all(sql.build()).await? {
-        let no = usize::try_from(row.try_get::<i64, _>(2)?).unwrap_or(0).saturating_sub(1);
-        let Some(lead) = leads.get(no) else { continue };
-        found.push((no, Hit { place: lead.place, id: row.try_get(0)?, bytes: row.try_get(1)? }));
+    sql
+}
+
+/// How the database would answer the three lists with these conditions: the list's name, the plan of one statement.
+pub(super) async fn plans(conn: &mut Conn, query: &ListQuery) -> Result<Vec<(&'static str, Vec<String>)>, Fail> {
+    let kinds = [
+        ("leads", asked(query).map(Kind::Leads), LEAD_BYTES),
+        ("batches", asked(query).map(Kind::Batches), BATCH_BYTES),
+        ("deliveries", asked(query).map(Kind::Deliveries), DELIVERY_BYTES),
+    ];
+    let mut all = Vec::new();
+    for (name, kind, bytes) in kinds {
+        let Some(kind) = kind else { continue };
+        let (lead_query, by_lead) = (lead_query(query), goes_by_lead(query, kind));
+        let (query, walked, bytes_of) = if by_lead { (&lead_query, Kind::Leads(None), NO_BYTES) } else { (query, kind, bytes) };
+        let listing = Listing { verb: EXPLAIN, ..Listing::new(query, walked, bound(query)) };
+        let mut statements = vec![listing.rows(bytes_of, 50), listing.end()];
+        if by_lead {
+            statements.push(of_leads_sql(EXPLAIN, query, kind, bytes, vec![Uuid::nil()]));
+        }
+        for mut sql in statements {
+            let rows = conn.all(sql.build()).await?;
+            all.push((name, rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?));
+        }
     }
-    found.sort_by_key(|(no, hit)| (*no, std::cmp::Reverse(hit.id)));
-    Ok(found)
+    Ok(all)
 }

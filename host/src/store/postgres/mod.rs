@@ -113,6 +113,63 @@ impl Drop for PostgresStore {
     }
 }
 
+/// Does `$work` on a connection, again when that one turns out to have died.
+macro_rules! read {
+    ($self:ident, $conn:ident, $begin:ident, $work:expr) => {{
+        let mut tries = Tries::default();
+        loop {
+            let done = async {
+                let mut conn = $self.inner.others.get().await?;
+                conn.$begin().await?;
+                let $conn = &mut conn;
+                let found = $work.await;
+                match &found {
+                    Ok(_) => conn.end().await?,
+                    Err(_) => conn.roll_back().await,
+                }
+                found
+            };
+            let done: Result<_, Fail> = done.await;
+            if !tries.again(&done) {
+                break done.map_err(StoreError::from);
+            }
+        }
+    }};
+    ($self:ident, $conn:ident, $work:expr) => {
+        read!($self, $conn, begin_single, $work)
+    };
+}
+
+/// Does `$work` in a transaction, again when others got into its way.
+macro_rules! write {
+    ($self:ident, $tx:ident, $work:expr) => {
+        write!($self, others, $tx, $work)
+    };
+    ($self:ident, $pool:ident, $tx:ident, $work:expr) => {{
+        let mut tries = Tries::default();
+        loop {
+            let done = async {
+                let mut tx = $self.inner.$pool.get().await?;
+                tx.begin().await?;
+                let $tx = &mut tx;
+                let done = $work.await;
+                match &done {
+                    Ok(_) => $self.inner.backlog.add(tx.commit().await?),
+                    Err(_) => tx.roll_back().await,
+                }
+                done
+            };
+            let done: Result<_, Fail> = done.await;
+            if tries.again(&done) {
+                continue;
+            }
+            let done = done.map_err(StoreError::from);
+            $self.inner.note(done.as_ref().err());
+            break done;
+        }
+    }};
+}
+
 impl PostgresStore {
     /// Connects, and brings the schema up to date where needed.
     pub async fn open(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
@@ -137,6 +194,11 @@ impl PostgresStore {
     pub async fn make_partitions(&self) -> Result<u32, StoreError> {
         let mut conn = self.inner.others.get().await?;
         Ok(partitions::make(&mut conn).await?)
+    }
+
+    /// By which steps the database answers the three lists with these conditions: the list's name, the plan of one statement.
+    pub async fn plans(&self, query: &ListQuery) -> Result<Vec<(&'static str, Vec<String>)>, StoreError> {
+        read!(self, conn, lists::plans(conn, query))
     }
 
     /// Ends what waits, then every connection. Later calls find the store closed.
@@ -197,63 +259,6 @@ async fn tend_once(inner: &Inner, minutes: u32) -> Result<(), Fail> {
         partitions::analyze(&mut conn).await?;
     }
     Ok(())
-}
-
-/// Does `$work` on a connection, again when that one turns out to have died.
-macro_rules! read {
-    ($self:ident, $conn:ident, $begin:ident, $work:expr) => {{
-        let mut tries = Tries::default();
-        loop {
-            let done = async {
-                let mut conn = $self.inner.others.get().await?;
-                conn.$begin().await?;
-                let $conn = &mut conn;
-                let found = $work.await;
-                match &found {
-                    Ok(_) => conn.end().await?,
-                    Err(_) => conn.roll_back().await,
-                }
-                found
-            };
-            let done: Result<_, Fail> = done.await;
-            if !tries.again(&done) {
-                break done.map_err(StoreError::from);
-            }
-        }
-    }};
-    ($self:ident, $conn:ident, $work:expr) => {
-        read!($self, $conn, begin_single, $work)
-    };
-}
-
-/// Does `$work` in a transaction, again when others got into its way.
-macro_rules! write {
-    ($self:ident, $tx:ident, $work:expr) => {
-        write!($self, others, $tx, $work)
-    };
-    ($self:ident, $pool:ident, $tx:ident, $work:expr) => {{
-        let mut tries = Tries::default();
-        loop {
-            let done = async {
-                let mut tx = $self.inner.$pool.get().await?;
-                tx.begin().await?;
-                let $tx = &mut tx;
-                let done = $work.await;
-                match &done {
-                    Ok(_) => $self.inner.backlog.add(tx.commit().await?),
-                    Err(_) => tx.roll_back().await,
-                }
-                done
-            };
-            let done: Result<_, Fail> = done.await;
-            if tries.again(&done) {
-                continue;
-            }
-            let done = done.map_err(StoreError::from);
-            $self.inner.note(done.as_ref().err());
-            break done;
-        }
-    }};
 }
 
 impl Inner {

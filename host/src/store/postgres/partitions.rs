@@ -53,7 +53,9 @@ impl Week {
 
 /// Makes the running week and those to come, where they are missing; how many tables were made.
 pub(super) async fn make(conn: &mut Conn) -> Result<u32, Fail> {
+    conn.begin_single().await?;
     let now: i64 = conn.one(sqlx::query(NOW)).await?.try_get(0)?;
+    conn.end().await?;
     let mut made = 0;
     for week in (0..=AHEAD).map(|weeks| Week::of(now).later(weeks)) {
         for (table, with) in TABLES {
@@ -76,20 +78,22 @@ async fn make_one(conn: &mut Conn, table: &str, with: &str, week: Week) -> Resul
     let done = attach(conn, table, with, &name, (from, to)).await;
     match done {
         Ok(made) => Ok(made),
-        // Ids of that week are in the default partition already: the clock was wrong for a while. They stay there.
-        Err(Fail::Store(StoreError::Defect(why))) => {
-            conn.roll_back().await;
-            tracing::warn!(%name, %why, "the table of a week cannot be made; its rows go into {table}_default");
-            Ok(false)
-        }
-        // The tables are busy: there are two weeks' time to try again.
-        Err(Fail::Store(StoreError::Unavailable(why))) if why.contains("holds what is needed") => {
-            conn.roll_back().await;
-            tracing::info!(%name, "the table of a week is made later: {why}");
-            Ok(false)
+        // Ids of that week are in the default partition already (the clock was wrong for a while), the tables are not ours, or
+        // busy for too long. Nothing is refused for it, and there are two weeks' time to try again.
+        Err(Fail::Store(StoreError::Defect(why))) => Ok(later(conn, &name, &why).await),
+        Err(Fail::Store(StoreError::Unavailable(why)))
+            if ["lacks rights", "holds what is needed"].iter().any(|known| why.contains(known)) =>
+        {
+            Ok(later(conn, &name, &why).await)
         }
         Err(error) => Err(error),
     }
+}
+
+async fn later(conn: &mut Conn, name: &str, why: &str) -> bool {
+    conn.roll_back().await;
+    tracing::warn!(%name, %why, "the table of a week cannot be made now; until it is, its rows go into the default one");
+    false
 }
 
 /// Made beside and attached, which disturbs readers and writers of the other weeks less than making it in its place.

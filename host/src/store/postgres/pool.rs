@@ -119,9 +119,12 @@ impl Pool {
 pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Fail> {
     let conn = tokio::time::timeout(PATIENCE, options.connect()).await;
     let conn = conn.map_err(|_| Fail::unavailable(format!("the database did not answer within {PATIENCE:?}")))?;
-    conn.map_err(|error| match error.into() {
-        Fail::Again(why) => Fail::unavailable(why),
-        other => other,
+    conn.map_err(|error| match error {
+        sqlx::Error::Io(why) => Fail::unavailable(format!("it cannot be reached: {why}")),
+        error => match error.into() {
+            Fail::Again(why) => Fail::unavailable(why),
+            other => other,
+        },
     })
 }
 

@@ -265,7 +265,12 @@ async fn write_jobs(
         .bind(again().map(|job| i64::from(job.calls)).collect::<Vec<_>>())
         .bind(refused.iter().map(code).collect::<Vec<_>>())
         .bind(refused.iter().map(text).collect::<Vec<_>>())
-        .bind(refused.clone());
+        .bind(refused.clone())
+        // Both are in order.
+        .bind(ends.keys().next().copied().unwrap_or_default())
+        .bind(ends.keys().next_back().copied().unwrap_or_default())
+        .bind(refused.first().copied().unwrap_or_default())
+        .bind(refused.last().copied().unwrap_or_default());
     tx.run(query).await.map(drop)
 }
 
@@ -292,7 +297,8 @@ insert into attempts (delivery_id, no, id, started_at, duration_ms, outcome, cou
 select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::bool[], $8::text[], $9::text[],
                      $10::text[], $11::text[], $12::text[], $13::text[])";
 
-/// What ended, what goes on, and what was said of those that go on: different rows.
+/// What ended, what goes on, and what was said of those that go on: different rows. The bounds keep the other weeks out, also
+/// of a plan that is made for any ids.
 const WRITE: &str = "
 with e as (
     update deliveries d
@@ -301,7 +307,7 @@ with e as (
       from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bigint[],
                   $10::bool[], $11::bytea[])
            as u (id, status, attempts, finished_at, code, error, refs, url, fence, maybe_sent, memo)
-     where d.id = u.id and d.id = any($1)),
+     where d.id = u.id and d.id = any($1) and d.id between $20 and $21),
 r as (
     update jobs j
        set sending = false, lost = 0, due_at = u.due_at, attempts = u.attempts, maybe_sent = u.maybe_sent, calls = u.calls
@@ -310,5 +316,5 @@ r as (
 s as (
     update deliveries d set last_code = u.code, last_error = u.error
       from unnest($17::text[], $18::text[], $19::uuid[]) as u (code, error, id)
-     where d.id = u.id and d.id = any($19))
+     where d.id = u.id and d.id = any($19) and d.id between $22 and $23)
 delete from jobs where id = any($1)";
