@@ -18,6 +18,7 @@ mod mail_servers;
 mod notifications;
 mod openapi;
 mod parking;
+mod postgres_host;
 mod preview;
 mod registry;
 mod retries;

@@ -127,13 +127,12 @@ fn keep(script: &[&str]) -> String {
     let mut command = as_ordinary_user();
     command.args(script);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell can be started");
-    let stdin = child.stdin.take();
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("the server's folder");
     let folder = line.trim().to_owned();
     assert!(!folder.is_empty(), "it did not start; what it said is above");
-    // Open until this process ends: then the script reads the end of its input.
-    std::mem::forget(stdin);
+    // Its standard input stays open until this process ends: then the script reads the end of it.
+    std::mem::forget(child);
     folder
 }
 
