@@ -515,8 +515,9 @@ mod tests {
         assert_eq!(config.egress.rewrite["api.telegram.org"].as_str(), "http://127.0.0.1:9001/");
         assert!(matches!(&config.database, Database::Sqlite(path) if path == Path::new("/tmp/x.db")));
         let url = "postgres://u:0123456789@h/d?sslmode=require";
-        let config = load(Flags::default(), &[("LEADWIRE_DATABASE_URL", url)]).unwrap();
-        assert!(matches!(&config.database, Database::Postgres(given) if given.expose() == url));
+        let other = load(Flags::default(), &[("LEADWIRE_DATABASE_URL", url)]).unwrap();
+        assert!(matches!(&other.database, Database::Postgres(given) if given.expose() == url));
+        assert!(!format!("{other:?}").contains("0123456789"), "a password was printed");
         assert!(config.smtp_allow_plain);
         assert!(!format!("{config:?}").contains("0123456789"), "a secret was printed");
     }

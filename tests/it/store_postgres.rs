@@ -49,6 +49,25 @@ async fn what_cannot_be_opened_is_refused_in_words() {
 }
 
 #[tokio::test]
+async fn the_connection_is_encrypted_as_the_url_says() {
+    let database = Database::new().await;
+    for (mode, encrypted) in [("disable", false), ("prefer", true), ("require", true), ("verify-ca", true), ("verify-full", true)] {
+        let store = open(&format!("{}&application_name={mode}", database.encrypted_url("localhost", mode))).await.unwrap();
+        store.ping().await.unwrap();
+        let sql = "select bool_and(ssl) from pg_stat_ssl join pg_stat_activity using (pid)
+                    where datname = current_database() and application_name = $1";
+        let all: bool = sqlx::query(sql).bind(mode).fetch_one(&mut database.connect().await).await.unwrap().get(0);
+        assert_eq!(all, encrypted, "{mode}");
+        store.close().await;
+    }
+    let elsewhere = words(open(&database.encrypted_url("127.0.0.1", "verify-full")).await);
+    assert!(elsewhere.contains("certificate not valid for name"), "{elsewhere}");
+    let other_roots = database.encrypted_url("localhost", "verify-ca");
+    let other_roots = other_roots.split("&sslrootcert").next().unwrap();
+    assert!(words(open(other_roots).await).contains("invalid peer certificate"));
+}
+
+#[tokio::test]
 async fn nodes_that_start_together_make_the_schema_once() {
     let database = Database::bare().await;
     let mut opening = tokio::task::JoinSet::new();

@@ -12,14 +12,17 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::OnceCell;
 
 /// Makes a cluster, starts it and says where; ends it when the other side of its standard input has gone. `$1` is the folder of
-/// the binaries.
+/// the binaries, `$2` the port, `$3` and `$4` certificate and key for TLS.
 const SCRIPT: &str = r#"
 set -eu
 cd /
 dir=$(mktemp -d /tmp/leadwire-postgres.XXXXXX)
 trap '"$1/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1; rm -rf "$dir"' EXIT
+umask 077
 "$1/initdb" -D "$dir/data" -U leadwire -A trust -E UTF8 --locale=C --no-sync >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
-"$1/pg_ctl" -D "$dir/data" -l "$dir/log" -w -o "-k $dir -c listen_addresses='' -c fsync=off -c full_page_writes=off \
+printf '%s' "$3" >"$dir/data/server.crt"
+printf '%s' "$4" >"$dir/data/server.key"
+"$1/pg_ctl" -D "$dir/data" -l "$dir/log" -w -o "-k $dir -p $2 -c listen_addresses=127.0.0.1 -c ssl=on -c fsync=off -c full_page_writes=off \
     -c max_connections=400 -c shared_buffers=64MB -c max_wal_size=256MB" start >/dev/null || { cat "$dir/log" >&2; exit 1; }
 echo "$dir"
 read -r _ || true
@@ -30,6 +33,7 @@ read -r _ || true
 struct Server {
     /// Where its socket is.
     folder: String,
+    port: u16,
 }
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
@@ -49,6 +53,7 @@ pub fn is_asked_for() -> bool {
 pub struct Database {
     name: String,
     folder: String,
+    port: u16,
 }
 
 impl Database {
@@ -66,19 +71,25 @@ impl Database {
         let server = SERVER.get_or_init(start).await;
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut admin = PgConnection::connect(&url(&server.folder, "postgres")).await.expect("the server answers");
+        let mut admin = PgConnection::connect(&url(&server.folder, server.port, "postgres")).await.expect("the server answers");
         for old in left {
             execute(&mut admin, format!("drop database if exists {old} with (force)")).await;
         }
         let template = template.unwrap_or("template0");
         execute(&mut admin, format!("create database {name} template {template}")).await;
         admin.close().await.expect("a clean end");
-        Self { name, folder: server.folder.clone() }
+        Self { name, folder: server.folder.clone(), port: server.port }
     }
 
     /// For [`PostgresStore::open`] and `LEADWIRE_DATABASE_URL`.
     pub fn url(&self) -> String {
-        url(&self.folder, &self.name)
+        url(&self.folder, self.port, &self.name)
+    }
+
+    /// Over TCP, with encryption in this mode; the server's certificate is for `localhost` and its own authority.
+    pub fn encrypted_url(&self, host: &str, mode: &str) -> String {
+        let (port, name, folder) = (self.port, &self.name, &self.folder);
+        format!("postgres://leadwire@{host}:{port}/{name}?sslmode={mode}&sslrootcert={folder}/data/server.crt")
     }
 
     /// The folder of the server's socket.
@@ -103,8 +114,8 @@ impl Drop for Database {
     }
 }
 
-fn url(folder: &str, database: &str) -> String {
-    format!("postgres:///{database}?host={folder}&user=leadwire")
+fn url(folder: &str, port: u16, database: &str) -> String {
+    format!("postgres:///{database}?host={folder}&port={port}&user=leadwire")
 }
 
 /// Runs statements that must work.
@@ -113,13 +124,18 @@ pub async fn execute(conn: &mut PgConnection, sql: String) {
 }
 
 async fn start() -> Server {
-    let folder = tokio::task::spawn_blocking(|| keep(&["sh", "-c", SCRIPT, "sh", &binaries()])).await.expect("the server starts");
-    let mut admin = PgConnection::connect(&url(&folder, "postgres")).await.expect("the server answers");
+    // Free a moment ago, and nobody asks for a port that was just given back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let (cert, key) = (certificate.cert.pem(), certificate.signing_key.serialize_pem());
+    let starting = move || keep(&["sh", "-c", SCRIPT, "sh", &binaries(), &port.to_string(), &cert, &key]);
+    let folder = tokio::task::spawn_blocking(starting).await.expect("the server starts");
+    let mut admin = PgConnection::connect(&url(&folder, port, "postgres")).await.expect("the server answers");
     execute(&mut admin, format!("create database {TEMPLATE} template template0")).await;
     admin.close().await.expect("a clean end");
-    let store = PostgresStore::open(&url(&folder, TEMPLATE), PostgresOptions::default()).await.expect("the schema is made");
+    let store = PostgresStore::open(&url(&folder, port, TEMPLATE), PostgresOptions::default()).await.expect("the schema is made");
     store.close().await;
-    Server { folder }
+    Server { folder, port }
 }
 
 /// Starts what lives as long as this process and says first in which folder.
@@ -146,16 +162,15 @@ fn binaries() -> String {
     newest.to_string_lossy().into_owned()
 }
 
-/// PostgreSQL refuses to run as root: then as the user that Debian's package makes.
+/// PostgreSQL refuses to run as root: then as the user that Debian's package makes. In a session of its own: what ends the test
+/// process (Ctrl-C, a time limit) must not end the script before it has tidied up.
 fn as_ordinary_user() -> Command {
     let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    let mut command = Command::new("setsid");
     if root {
-        let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--"]);
-        command
-    } else {
-        Command::new("env")
+        command.args(["runuser", "-u", "postgres", "--"]);
     }
+    command
 }
 
 /// pgbouncer in transaction mode, before a test's database.
@@ -164,7 +179,7 @@ pub struct Pooler {
     url: String,
 }
 
-/// `$1` is the folder of the server's socket, `$2` the server's user.
+/// `$1` is the folder of the server's socket, `$2` its port.
 const POOLER: &str = r#"
 set -eu
 cd /
@@ -172,7 +187,7 @@ dir=$(mktemp -d /tmp/leadwire-pgbouncer.XXXXXX)
 trap 'kill "$pid" 2>/dev/null; rm -rf "$dir"' EXIT
 cat >"$dir/ini" <<END
 [databases]
-* = host=$1 user=$2
+* = host=$1 port=$2 user=leadwire
 [pgbouncer]
 listen_addr =
 unix_socket_dir = $dir
@@ -202,8 +217,8 @@ impl Pooler {
     pub async fn of(database: &Database) -> Self {
         let program = std::path::Path::new("/usr/sbin/pgbouncer");
         assert!(program.exists(), "pgbouncer is not installed: run tests/setup/postgres.sh as root (cargo xtask test does)");
-        let server = database.folder.clone();
-        let folder = tokio::task::spawn_blocking(move || keep(&["sh", "-c", POOLER, "sh", &server, "leadwire"]));
+        let (server, port) = (database.folder.clone(), database.port.to_string());
+        let folder = tokio::task::spawn_blocking(move || keep(&["sh", "-c", POOLER, "sh", &server, &port]));
         let folder = folder.await.expect("the pooler starts");
         Self { url: format!("postgres:///{}?host={folder}&port=6432&user=leadwire", database.name) }
     }
