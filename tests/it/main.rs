@@ -10,6 +10,7 @@ mod drop_in;
 mod email_channel;
 mod fallbacks;
 mod first_lead;
+mod guides;
 mod hostile;
 mod large_leads;
 mod lists;
