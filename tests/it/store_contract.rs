@@ -180,6 +180,11 @@ pub(super) async fn counts(store: &dyn Store, id: BatchId) -> BatchCounts {
     store.batch(id).await.unwrap().unwrap().counts
 }
 
+/// Until every lead is found by its words.
+pub(super) async fn searchable(store: &dyn Store) {
+    while store.index_leads(1_000).await.unwrap() {}
+}
+
 // ---- intake
 
 async fn an_accepted_lead_is_there_with_all_it_promised(backend: &dyn Backend) {

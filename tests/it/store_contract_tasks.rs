@@ -150,6 +150,7 @@ async fn a_slice_sends_stored_leads_again_and_refuses_past_the_backlog_limit(bac
     assert_eq!((done.changed, done.due), (1, lanes.clone()));
     assert_eq!(store.batches_of_lead(lead.id).await.unwrap().len(), 2);
     assert_eq!(store.backlog(), 2);
+    searchable(&*store).await;
     let found = store
         .leads(&ListQuery {
             project: Some(project),

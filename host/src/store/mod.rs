@@ -508,7 +508,8 @@ pub trait Store: Send + Sync + 'static {
     /// Does a slice and moves the task's cursor and counters with it, in one transaction. `None`: the task does not stand
     /// where the slice begins, or has ended; nothing was written.
     async fn do_slice(&self, slice: Slice) -> Result<Option<Sliced>, StoreError>;
-    /// Makes up to `limit` older leads searchable that are not yet. `false`: all are.
+    /// Makes up to `limit` leads, oldest first, searchable by their words: intake does not, since it costs too much there.
+    /// Leads that were erased meanwhile do not come back. `false`: all are that were there when it was asked.
     async fn index_leads(&self, limit: u32) -> Result<bool, StoreError>;
 
     // ---- projects, keys, credentials

@@ -9,7 +9,7 @@ use rusqlite::params;
 
 use super::answers;
 use super::extras;
-use super::search::{self, Entry};
+use super::search;
 use super::words::Word;
 use super::writer::Tx;
 use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus, Timestamp};
@@ -23,8 +23,8 @@ pub(super) type Answer = Written<Accepted>;
 pub(super) struct Accepting {
     lead: Arc<Lead>,
     payload: String,
-    /// What the lead is found by.
-    search: Entry,
+    /// What the lead is found by at once.
+    contacts: Vec<String>,
     options: String,
     status: LeadStatus,
     dedup: Option<DedupKey>,
@@ -42,9 +42,9 @@ impl Accepting {
         let payload = serde_json::to_string(&lead).map_err(not_json)?;
         let extras = extras::Prepared::new(extras, &options, &deliveries)?;
         let options = options_json(&options)?;
-        let search = Entry::of(&lead);
+        let contacts = crate::policy::search::contacts(&lead);
         let lead = Arc::new(lead);
-        Ok(Self { lead, payload, search, options, status, dedup, batch, deliveries, correlation, idempotency, extras })
+        Ok(Self { lead, payload, contacts, options, status, dedup, batch, deliveries, correlation, idempotency, extras })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
@@ -113,7 +113,7 @@ fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
     let Accepting { lead, deliveries, correlation, .. } = one;
     let (lead_id, project, batch, created_at) = (lead.id.uuid(), lead.project.uuid(), one.batch.uuid(), now.as_millis());
     tx.db.run(INSERT_LEAD, params![lead_id, project, batch, lead.entity, lead.external_id, one.status.word(), created_at, one.payload])?;
-    search::write(tx, lead_id, &one.search)?;
+    search::write(tx, lead_id, &one.contacts)?;
     // A batch without deliveries has ended as it begins.
     let total = deliveries.len() as u32;
     let status = batch_status(&BatchCounts { total, pending: total, ..BatchCounts::default() }).word();

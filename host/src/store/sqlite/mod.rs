@@ -293,10 +293,10 @@ impl Store for SqliteStore {
     }
 
     async fn index_leads(&self, limit: u32) -> Result<bool, StoreError> {
-        if !search::is_behind(&self.readers).await? {
-            return Ok(false);
-        }
-        write!(self, tx, [limit], search::index(tx, *limit))
+        let Some(slice) = search::unindexed(&self.readers, limit).await? else { return Ok(false) };
+        let more = slice.is_full;
+        write!(self, tx, [slice], ready(search::index(tx, slice)))?;
+        Ok(more)
     }
 
     async fn create_project(&self, project: &Project, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {
