@@ -33,9 +33,16 @@ pub(super) struct Accepting {
     correlation: String,
     idempotency: Option<(Idempotency, AnswerOf)>,
     extras: extras::Prepared,
+    /// Its jobs wait in the bulk lanes.
+    bulk: bool,
 }
 
 impl Accepting {
+    /// A lead that a task sends again.
+    pub(super) fn in_bulk(intake: Intake) -> Result<Self, StoreError> {
+        Ok(Self { bulk: true, ..Self::new(intake)? })
+    }
+
     pub(super) fn new(intake: Intake) -> Result<Self, StoreError> {
         let Intake { lead, status, dedup, batch, options, deliveries, correlation, idempotency, extras } = intake;
         let not_json = |error: serde_json::Error| StoreError::Defect(format!("a lead cannot be written: {error}"));
@@ -44,7 +51,7 @@ impl Accepting {
         let options = options_json(&options)?;
         let contacts = crate::policy::search::contacts(&lead);
         let lead = Arc::new(lead);
-        Ok(Self { lead, payload, contacts, options, status, dedup, batch, deliveries, correlation, idempotency, extras })
+        Ok(Self { lead, payload, contacts, options, status, dedup, batch, deliveries, correlation, idempotency, extras, bulk: false })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
@@ -126,7 +133,8 @@ fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
             INSERT_DELIVERY,
             params![id, batch, lead_id, project, credential, position as i64, delivery.channel, settings, created_at],
         )?;
-        tx.db.run(INSERT_JOB, params![id, credential, delivery.due_at.as_millis(), batch, lead_id, correlation, settings])?;
+        let lane = if one.bulk { delivery.credential_id.bulk_lane() } else { delivery.credential_id };
+        tx.db.run(INSERT_JOB, params![id, lane.uuid(), delivery.due_at.as_millis(), batch, lead_id, correlation, settings])?;
     }
     if let Some(key) = &one.dedup {
         tx.db.run(INSERT_DEDUP, params![project, key.hash, lead_id, key.expires_at.as_millis()])?;

@@ -484,8 +484,10 @@ async fn delete_credential_slice(
     if !credentials::exists(tx, id).await? {
         return Ok(None);
     }
-    let (count, changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
-    let gone = count < CANCEL_SLICE;
+    let (live, mut changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
+    let (bulk, also) = finish::cancel_lane(tx, id.bulk_lane(), now, CANCEL_SLICE - live)?;
+    changed.extend(also);
+    let gone = live + bulk < CANCEL_SLICE;
     if gone {
         credentials::delete(tx, id)?;
     }
