@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 mod batching;
+mod bulk;
 mod callback_crash;
 mod callbacks;
 mod crash;
@@ -28,8 +29,10 @@ mod sending_api;
 mod slow_clients;
 mod stopping;
 mod store_contract;
+mod store_contract_bulk;
 mod store_contract_lists;
 mod store_contract_tasks;
+mod store_machine;
 mod tasks;
 mod telegram_channel;
 mod timeline;

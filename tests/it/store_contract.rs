@@ -119,7 +119,7 @@ fn new_attempt(outcome: AttemptOutcome, counted: bool, now: Timestamp) -> NewAtt
     }
 }
 
-fn finish(job: JobRef, next: Next, now: Timestamp) -> Finish {
+pub(super) fn finish(job: JobRef, next: Next, now: Timestamp) -> Finish {
     let outcome = match &next {
         Next::End { status: DeliveryStatus::Delivered, .. } => AttemptOutcome::Delivered,
         Next::End { status: DeliveryStatus::Skipped, .. } => AttemptOutcome::Skipped,
@@ -178,6 +178,11 @@ pub(super) async fn lead_state(store: &dyn Store, id: LeadId) -> LeadStatus {
 
 pub(super) async fn counts(store: &dyn Store, id: BatchId) -> BatchCounts {
     store.batch(id).await.unwrap().unwrap().counts
+}
+
+/// Until every lead is found by its words.
+pub(super) async fn searchable(store: &dyn Store) {
+    while store.index_leads(1_000).await.unwrap() {}
 }
 
 // ---- intake
@@ -965,7 +970,7 @@ async fn keys_are_found_by_hash_and_revoked_once(backend: &dyn Backend) {
     assert_eq!((page.items, page.has_more), (vec![b], true));
 }
 
-fn credential(project: ProjectId) -> Credential {
+pub(super) fn credential(project: ProjectId) -> Credential {
     let sealed = SealedSecret { key_id: "k1".to_owned(), sealed: vec![0, 1, 255], updated_at: at(0) };
     Credential {
         id: CredentialId::new(at(0)),

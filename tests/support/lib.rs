@@ -266,6 +266,11 @@ impl TestHost {
         tokio::time::timeout(PATIENCE, self.host().lanes.idle()).await.expect("the lanes come to rest");
     }
 
+    /// Waits until leads are found by their words.
+    pub async fn searchable(&self) {
+        while self.host().store.index_leads(1_000).await.expect("the store works") {}
+    }
+
     /// Moves the clock and waits for what follows.
     pub async fn advance(&self, by: Duration) {
         self.idle().await;

@@ -41,6 +41,7 @@ pub struct Filter {
     pub email: Option<String>,
     /// Only of leads with all of these words, in any order: name, company, title, comment, ids, addresses, own fields.
     /// Russian words are found whatever their ending; of a long lead, the first 128 different words count. A whole telephone number or e-mail address is looked for as such.
+    /// A new lead is found by its words half a second after it was accepted, and later while there is much to do; by its contacts and ids, at once.
     pub q: Option<String>,
     /// Only made at this time or after it.
     #[param(value_type = Option<String>)]

@@ -44,6 +44,8 @@ pub(super) struct CallEnded {
     pub(super) learned: Learned,
     /// Jobs of the lane that are queued again.
     pub(super) again: Vec<Timestamp>,
+    /// Some of them may be of its bulk lane.
+    pub(super) bulk: bool,
 }
 
 /// A job that is part of a call.
@@ -56,7 +58,8 @@ struct Work {
 
 /// Makes one call and writes what became of each job. Always returns, whatever the plugin does.
 pub(super) async fn run(shared: Arc<Shared>, ready: Arc<Ready>, jobs: Vec<Leased>) -> CallEnded {
-    let mut ended = CallEnded { learned: Learned::of(&ready, None), again: Vec::new() };
+    let bulk = jobs.iter().any(|job| job.lane.is_bulk_lane());
+    let mut ended = CallEnded { learned: Learned::of(&ready, None), again: Vec::new(), bulk };
     ended.learned.about = jobs.iter().find(|job| job.kind != DeliveryKind::Notification).map(|job| (job.batch, job.lead.id));
     let call = Call { shared: &shared, ready: &ready };
     let (mut work, mut items) = (Vec::new(), Vec::new());
@@ -212,7 +215,7 @@ impl Call<'_> {
             delivery.id = %delivery,
             lead.id = %leased.lead.id,
             batch.id = %leased.batch,
-            credential.id = %leased.lane,
+            credential.id = %leased.lane.of_lane(),
             plugin = attempt.plugin,
             outcome,
             code = attempt.code,

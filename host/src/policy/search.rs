@@ -31,6 +31,11 @@ pub struct Found {
 
 /// What `lead` is found by.
 pub fn of(lead: &Lead) -> Found {
+    Found { contacts: contacts(lead), words: words(lead) }
+}
+
+/// The contacts that `lead` is found by.
+pub fn contacts(lead: &Lead) -> Vec<String> {
     let mut contacts: Vec<String> = Vec::new();
     for phone in &lead.phones {
         contacts.extend(phone.e164.as_deref().or(Some(&phone.raw)).and_then(digits_key));
@@ -39,13 +44,18 @@ pub fn of(lead: &Lead) -> Found {
     contacts.sort();
     contacts.dedup();
     contacts.truncate(MAX_CONTACTS);
+    contacts
+}
+
+/// The words that `lead` is found by, the project's own first.
+pub fn words(lead: &Lead) -> Vec<String> {
     let mut words = vec![project_word(lead.project)];
     let texts = [&lead.name, &lead.company, &lead.title, &lead.external_id, &lead.entity];
     let texts = texts.into_iter().flatten().chain(&lead.emails).chain(lead.fields.values().filter_map(text)).chain(&lead.comment);
     for text in texts {
         add_words(&mut words, text, MAX_WORDS);
     }
-    Found { contacts, words }
+    words
 }
 
 fn text(value: &serde_json::Value) -> Option<&String> {

@@ -419,6 +419,8 @@ pub trait Store: Send + Sync + 'static {
     async fn accept(&self, intake: Intake) -> Result<Written<Accepted>, StoreError>;
 
     /// Leases due jobs of the named lanes until `until`: earliest due first within a lane, at most each lane's limit.
+    /// A credential has two: what a slice of a task retries or sends is queued in its [bulk lane](CredentialId::bulk_lane),
+    /// all else in the one of its own id. What is tried again stays in its lane.
     async fn lease(&self, lanes: &[LaneQuota], now: Timestamp, until: Timestamp) -> Result<Vec<Leased>, StoreError>;
 
     /// Writes attempts and next states; several calls share a transaction. For each entry, in order: what changed, or
@@ -437,7 +439,7 @@ pub trait Store: Send + Sync + 'static {
     /// Moves the end of the leases that still stand.
     async fn extend_lease(&self, jobs: &[JobRef], until: Timestamp) -> Result<(), StoreError>;
 
-    /// Every lane that has jobs, with its earliest due time.
+    /// Every lane that has jobs, bulk lanes too, with its earliest due time.
     async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError>;
 
     /// Queues a failed, in-doubt or cancelled delivery again: due at `now`, attempts from 0, its batch pending again.
@@ -508,7 +510,8 @@ pub trait Store: Send + Sync + 'static {
     /// Does a slice and moves the task's cursor and counters with it, in one transaction. `None`: the task does not stand
     /// where the slice begins, or has ended; nothing was written.
     async fn do_slice(&self, slice: Slice) -> Result<Option<Sliced>, StoreError>;
-    /// Makes up to `limit` older leads searchable that are not yet. `false`: all are.
+    /// Makes up to `limit` leads, oldest first, searchable by their words: intake does not, since it costs too much there.
+    /// Leads that were erased meanwhile do not come back. `false`: all are that were there when it was asked.
     async fn index_leads(&self, limit: u32) -> Result<bool, StoreError>;
 
     // ---- projects, keys, credentials

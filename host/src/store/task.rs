@@ -5,11 +5,11 @@ use crate::model::{CredentialId, DeliveryId, TaskError, TaskId, Timestamp};
 
 /// What one slice does to the rows it passes.
 pub enum SliceWork {
-    /// Queues these again, as [`super::Store::retry_delivery`] does. Those that are not failed, in doubt or cancelled stay.
+    /// Queues these again in the bulk lanes, else as [`super::Store::retry_delivery`] does. Those that are not failed, in doubt or cancelled stay.
     Retry(Vec<DeliveryId>),
     /// Cancels those of these that are queued and not being sent.
     Cancel(Vec<DeliveryId>),
-    /// Sends these again.
+    /// Sends these again, by the bulk lanes.
     Send(Vec<Intake>),
 }
 
@@ -38,7 +38,7 @@ pub struct Sliced {
     pub changed: u32,
     /// One entry for each batch that changed.
     pub batches: Vec<Changed>,
-    /// Lanes that have something due now.
+    /// Lanes that have something due now: bulk lanes.
     pub due: Vec<CredentialId>,
 }
 

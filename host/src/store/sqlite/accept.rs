@@ -9,7 +9,7 @@ use rusqlite::params;
 
 use super::answers;
 use super::extras;
-use super::search::{self, Entry};
+use super::search;
 use super::words::Word;
 use super::writer::Tx;
 use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus, Timestamp};
@@ -23,8 +23,8 @@ pub(super) type Answer = Written<Accepted>;
 pub(super) struct Accepting {
     lead: Arc<Lead>,
     payload: String,
-    /// What the lead is found by.
-    search: Entry,
+    /// What the lead is found by at once.
+    contacts: Vec<String>,
     options: String,
     status: LeadStatus,
     dedup: Option<DedupKey>,
@@ -33,18 +33,25 @@ pub(super) struct Accepting {
     correlation: String,
     idempotency: Option<(Idempotency, AnswerOf)>,
     extras: extras::Prepared,
+    /// Its jobs wait in the bulk lanes.
+    bulk: bool,
 }
 
 impl Accepting {
+    /// A lead that a task sends again.
+    pub(super) fn in_bulk(intake: Intake) -> Result<Self, StoreError> {
+        Ok(Self { bulk: true, ..Self::new(intake)? })
+    }
+
     pub(super) fn new(intake: Intake) -> Result<Self, StoreError> {
         let Intake { lead, status, dedup, batch, options, deliveries, correlation, idempotency, extras } = intake;
         let not_json = |error: serde_json::Error| StoreError::Defect(format!("a lead cannot be written: {error}"));
         let payload = serde_json::to_string(&lead).map_err(not_json)?;
         let extras = extras::Prepared::new(extras, &options, &deliveries)?;
         let options = options_json(&options)?;
-        let search = Entry::of(&lead);
+        let contacts = crate::policy::search::contacts(&lead);
         let lead = Arc::new(lead);
-        Ok(Self { lead, payload, search, options, status, dedup, batch, deliveries, correlation, idempotency, extras })
+        Ok(Self { lead, payload, contacts, options, status, dedup, batch, deliveries, correlation, idempotency, extras, bulk: false })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
@@ -113,7 +120,7 @@ fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
     let Accepting { lead, deliveries, correlation, .. } = one;
     let (lead_id, project, batch, created_at) = (lead.id.uuid(), lead.project.uuid(), one.batch.uuid(), now.as_millis());
     tx.db.run(INSERT_LEAD, params![lead_id, project, batch, lead.entity, lead.external_id, one.status.word(), created_at, one.payload])?;
-    search::write(tx, lead_id, &one.search)?;
+    search::write(tx, lead_id, &one.contacts)?;
     // A batch without deliveries has ended as it begins.
     let total = deliveries.len() as u32;
     let status = batch_status(&BatchCounts { total, pending: total, ..BatchCounts::default() }).word();
@@ -126,7 +133,8 @@ fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
             INSERT_DELIVERY,
             params![id, batch, lead_id, project, credential, position as i64, delivery.channel, settings, created_at],
         )?;
-        tx.db.run(INSERT_JOB, params![id, credential, delivery.due_at.as_millis(), batch, lead_id, correlation, settings])?;
+        let lane = if one.bulk { delivery.credential_id.bulk_lane() } else { delivery.credential_id };
+        tx.db.run(INSERT_JOB, params![id, lane.uuid(), delivery.due_at.as_millis(), batch, lead_id, correlation, settings])?;
     }
     if let Some(key) = &one.dedup {
         tx.db.run(INSERT_DEDUP, params![project, key.hash, lead_id, key.expires_at.as_millis()])?;

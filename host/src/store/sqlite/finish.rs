@@ -92,7 +92,7 @@ const WAITING_IN_LANE: &str =
 pub(super) fn retry_delivery(tx: &mut Tx, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
     let Some(ended) = retryable(tx, id)? else { return Ok(None) };
     let mut settling = Settling::default();
-    let changed = requeue(tx, &mut settling, id, &ended, now)?;
+    let changed = requeue(tx, &mut settling, id, &ended, ended.credential, now)?;
     settling.write(tx)?;
     Ok(Some(changed))
 }
@@ -116,10 +116,17 @@ pub(super) fn retryable(tx: &Tx, id: DeliveryId) -> Result<Option<Ended>, StoreE
 const RETRYABLE: &str = "
 select status, batch_id, credential_id, kind from deliveries where id = ?1 and status in ('failed', 'in_doubt', 'cancelled')";
 
-/// Queues it again.
-pub(super) fn requeue(tx: &mut Tx, settling: &mut Settling, id: DeliveryId, ended: &Ended, now: Timestamp) -> Result<Changed, StoreError> {
+/// Queues it again in this lane.
+pub(super) fn requeue(
+    tx: &mut Tx,
+    settling: &mut Settling,
+    id: DeliveryId,
+    ended: &Ended,
+    lane: CredentialId,
+    now: Timestamp,
+) -> Result<Changed, StoreError> {
     let changed = settling.book.moved(tx, ended.batch, ended.kind, (ended.status, DeliveryStatus::Queued), now)?;
-    tx.db.run(RETRY, params![id.uuid(), now.as_millis()])?;
+    tx.db.run(RETRY, params![id.uuid(), now.as_millis(), lane.uuid()])?;
     tx.db.run(REQUEUE, params![id.uuid()])?;
     tx.jobs_added(1);
     Ok(changed)
@@ -129,7 +136,7 @@ pub(super) fn requeue(tx: &mut Tx, settling: &mut Settling, id: DeliveryId, ende
 const RETRY: &str = "
 insert into jobs (id, lane_id, due_at, was_due, fence, calls, maybe_sent, memo, batch_id, lead_id, correlation, settings,
                   kind, event)
-select d.id, d.credential_id, ?2, ?2, d.fence, coalesce((select max(no) from attempts where delivery_id = d.id), 0),
+select d.id, ?3, ?2, ?2, d.fence, coalesce((select max(no) from attempts where delivery_id = d.id), 0),
        d.maybe_sent, d.memo, d.batch_id, d.lead_id, b.correlation, d.settings, d.kind, d.event
   from deliveries d cross join batches b on b.id = d.batch_id
  where d.id = ?1";

@@ -293,10 +293,10 @@ impl Store for SqliteStore {
     }
 
     async fn index_leads(&self, limit: u32) -> Result<bool, StoreError> {
-        if !search::is_behind(&self.readers).await? {
-            return Ok(false);
-        }
-        write!(self, tx, [limit], search::index(tx, *limit))
+        let Some(slice) = search::unindexed(&self.readers, limit).await? else { return Ok(false) };
+        let more = slice.is_full;
+        write!(self, tx, [slice], ready(search::index(tx, slice)))?;
+        Ok(more)
     }
 
     async fn create_project(&self, project: &Project, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {
@@ -484,8 +484,10 @@ async fn delete_credential_slice(
     if !credentials::exists(tx, id).await? {
         return Ok(None);
     }
-    let (count, changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
-    let gone = count < CANCEL_SLICE;
+    let (live, mut changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
+    let (bulk, also) = finish::cancel_lane(tx, id.bulk_lane(), now, CANCEL_SLICE - live)?;
+    changed.extend(also);
+    let gone = live + bulk < CANCEL_SLICE;
     if gone {
         credentials::delete(tx, id)?;
     }

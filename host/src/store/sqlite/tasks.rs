@@ -142,7 +142,7 @@ impl Ready {
             SliceWork::Cancel(ids) => Work::Cancel(ids),
             SliceWork::Send(intakes) => {
                 let sendings = intakes.iter().map(Sending::of).collect();
-                Work::Send(intakes.into_iter().map(Accepting::new).collect::<Result<_, _>>()?, sendings)
+                Work::Send(intakes.into_iter().map(Accepting::in_bulk).collect::<Result<_, _>>()?, sendings)
             }
         };
         Ok(Self { task, from, to, work, looked_at, errors, now })
@@ -151,7 +151,7 @@ impl Ready {
 
 impl Sending {
     fn of(intake: &Intake) -> Self {
-        let lanes = intake.deliveries.iter().map(|delivery| delivery.credential_id).collect();
+        let lanes = intake.deliveries.iter().map(|delivery| delivery.credential_id.bulk_lane()).collect();
         Self { batch: intake.batch, lead: intake.lead.id, lanes }
     }
 }
