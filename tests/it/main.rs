@@ -1,6 +1,7 @@
 //! Behaviour tests: one binary, one file a behaviour. Set up by `cargo xtask test`.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
+mod audit;
 mod batching;
 mod callback_crash;
 mod callbacks;
@@ -11,6 +12,7 @@ mod email_channel;
 mod fallbacks;
 mod first_lead;
 mod hostile;
+mod keys;
 mod large_leads;
 mod lists;
 mod logs;
@@ -29,6 +31,7 @@ mod stopping;
 mod store_contract;
 mod store_contract_lists;
 mod store_contract_tasks;
+mod store_contract_who;
 mod tasks;
 mod telegram_channel;
 mod timeline;
