@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+use crate::model::RateLimit;
 use crate::secrets::SecretText;
 
 /// The commented defaults, as `leadwire config` prints them.
@@ -29,7 +30,7 @@ enum Kind {
 }
 
 /// Every name, how it is written, and what is allowed.
-const KEYS: [(&str, Kind, &str); 24] = [
+const KEYS: [(&str, Kind, &str); 26] = [
     ("listen", Kind::Text, "an address and port such as 127.0.0.1:8080"),
     ("data_dir", Kind::Text, "a folder"),
     ("database_url", Kind::Text, "empty, or sqlite:///path/to/file.db"),
@@ -53,6 +54,8 @@ const KEYS: [(&str, Kind, &str); 24] = [
     ("body_timeout", Kind::Number, "seconds, 1 to 3600"),
     ("header_timeout", Kind::Number, "seconds, 1 to 3600"),
     ("max_connections", Kind::Number, "a number from 1 to 100000"),
+    ("key_rate", Kind::Number, "requests a second, 0 to 100000"),
+    ("key_burst", Kind::Number, "requests, 0 to 100000"),
     ("node", Kind::Text, "1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `-`"),
 ];
 
@@ -142,6 +145,8 @@ pub struct Config {
     pub body_limit: usize,
     #[allow(missing_docs)]
     pub http: HttpLimits,
+    /// How often a key without a rate of its own may be used; `None`: as often as it likes.
+    pub key_rate: Option<RateLimit>,
     /// Name of this node in attempts and logs.
     pub node: String,
 }
@@ -384,6 +389,17 @@ impl Layers {
         if fits { Ok(name) } else { Err(self.error("node", format!("`{name}` does not fit"))) }
     }
 
+    /// Without a burst of its own, twice the rate.
+    fn key_rate(&self) -> Result<Option<RateLimit>, ConfigError> {
+        let number = |key| self.number(key, 0, RateLimit::MAX.into()).map(|number| number as u32);
+        let (per_sec, burst) = (number("key_rate")?, number("key_burst")?);
+        if per_sec == 0 && burst > 0 {
+            return Err(self.error("key_burst", "there is no key_rate that it belongs to"));
+        }
+        let burst = if burst == 0 { per_sec.saturating_mul(2).min(RateLimit::MAX) } else { burst };
+        Ok((per_sec > 0).then_some(RateLimit { per_sec, burst }))
+    }
+
     fn check(&self) -> Result<Config, ConfigError> {
         let data_dir = match self.string("data_dir") {
             "" => return Err(self.error("data_dir", "it is empty")),
@@ -437,6 +453,7 @@ impl Layers {
                 body_timeout: Duration::from_secs(self.number("body_timeout", 1, 3_600)?),
                 body_memory: self.number("body_memory", body_limit.max(LARGEST_BODY) as u64, i64::MAX as u64)? as usize,
             },
+            key_rate: self.key_rate()?,
             node: self.node()?,
             data_dir,
         })

@@ -10,9 +10,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use leadwire::clock::{Clock, SystemClock};
 use leadwire::config::{Config, DEFAULTS, Flags};
-use leadwire::model::{ApiKey, KeyId, Scope};
+use leadwire::model::Scope;
 use leadwire::plugin::package;
-use leadwire::store::Store;
 use leadwire::store::sqlite::{SqliteStore, StoreOptions};
 use leadwire::{keys, private, serve, telemetry};
 
@@ -191,20 +190,8 @@ fn create_key(name: String, scopes: Vec<Scope>, flags: &Flags) -> anyhow::Result
             .await
             .context("the host may be running: then make the key with POST /api/keys")?;
         let text = keys::new_text()?;
-        let now = SystemClock.now();
-        let key = ApiKey {
-            id: KeyId::new(now),
-            name,
-            hash: keys::hash(text.expose()),
-            hint: keys::hint(text.expose()),
-            scopes,
-            project: None,
-            created_at: now,
-            expires_at: None,
-            revoked_at: None,
-            last_used_at: None,
-        };
-        store.create_key(&key, None).await?;
+        let key = keys::new_key(name, &text, scopes, SystemClock.now());
+        keys::store_own(&store, &config, key).await?;
         print(&format!("{}\n", text.expose()))
     })
 }

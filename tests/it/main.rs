@@ -1,6 +1,7 @@
 //! Behaviour tests: one binary, one file a behaviour. Set up by `cargo xtask test`.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
+mod audit;
 mod batching;
 mod bulk;
 mod callback_crash;
@@ -13,6 +14,7 @@ mod fallbacks;
 mod first_lead;
 mod guides;
 mod hostile;
+mod keys;
 mod large_leads;
 mod lists;
 mod logs;
@@ -33,6 +35,7 @@ mod store_contract_bulk;
 mod store_contract_lists;
 mod store_contract_tasks;
 mod store_machine;
+mod store_contract_who;
 mod tasks;
 mod telegram_channel;
 mod timeline;

@@ -890,7 +890,7 @@ async fn lists_filter_by_status_channel_and_time(backend: &dyn Backend) {
 
 // ---- projects, keys, credentials
 
-fn project(external_id: &str) -> Project {
+pub(super) fn project(external_id: &str) -> Project {
     Project {
         id: project_id(),
         external_id: external_id.to_owned(),
@@ -947,6 +947,9 @@ async fn keys_are_found_by_hash_and_revoked_once(backend: &dyn Backend) {
         hint: "lw_abcd".to_owned(),
         scopes: vec![Scope::LeadsWrite, Scope::LeadsRead],
         project,
+        rate: None,
+        rotated_from: None,
+        replaced_by: None,
         created_at: at(0),
         expires_at: Some(at(9_000)),
         revoked_at: None,

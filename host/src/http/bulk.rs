@@ -5,19 +5,20 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Once, written};
+use super::answer::{Answer, Once, made};
 use super::auth::Caller;
 use super::error::ApiError;
 use super::input::Input;
 use super::leads::find_lead;
 use super::list::Conditions;
+use super::trail;
 use crate::app::App;
 use crate::chore::tasks::{Asked, again};
 use crate::model::{
-    Credential, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Purpose, Scope, Task, TaskError, TaskId, TaskKind, TaskProgress,
-    TaskStatus, Timestamp,
+    AuditAction, Credential, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Purpose, Scope, Task, TaskError, TaskId, TaskKind,
+    TaskProgress, TaskStatus, Timestamp,
 };
-use crate::store::{KEPT_ERRORS, ListQuery};
+use crate::store::{Act, KEPT_ERRORS, ListQuery};
 
 /// Rows a second when nothing else is said.
 const RATE: u32 = 100;
@@ -107,6 +108,10 @@ struct Action {
     rate: u32,
     dry_run: bool,
     errors: Vec<TaskError>,
+    /// What the audit log calls it.
+    audited: AuditAction,
+    /// The credential it is done to, if it is one.
+    credential: Option<CredentialId>,
 }
 
 fn rate(given: Option<u32>) -> Result<u32, ApiError> {
@@ -122,7 +127,7 @@ fn until_now(query: &mut ListQuery, now: Timestamp) {
 
 /// Counts, and starts the task unless only the count was asked for. Task and answer are written together.
 async fn start(app: &App, caller: &Caller, input: &Input, action: Action) -> Result<Answer, ApiError> {
-    let Action { kind, project, asked, rate, dry_run, errors } = action;
+    let Action { kind, project, asked, rate, dry_run, errors, audited, credential } = action;
     let once = Once::begin(app, caller, input)?;
     if let Some(once) = &once
         && let Some(answer) = once.earlier(app).await?
@@ -158,10 +163,12 @@ async fn start(app: &App, caller: &Caller, input: &Input, action: Action) -> Res
     (bulk.task_id, bulk.dispatched_count) = (Some(task.id.to_string()), fit);
     let answer = Answer::new(StatusCode::ACCEPTED, &bulk)?.at(format!("/api/tasks/{}", task.id));
     let keep = once.as_ref().map(|once| once.keep(app, &answer));
-    let done = app.store.create_task(&task, keep).await?;
+    let object = credential.map_or_else(|| task.id.to_string(), |id| id.to_string());
+    let line = caller.line(app, audited, project, object, trail::task(&task, &asked.filter));
+    let done = app.store.act(Act::CreateTask(Box::new(task.clone())), &line, keep).await?;
     tracing::info!(task.id = %task.id, rows = fit, correlation = input.correlation, "task {} begins", task.id);
     app.tasks.notify_one();
-    written(app, once.as_ref(), done, answer)
+    made(app, once.as_ref(), done, answer)
 }
 
 fn some(filter: &Conditions) -> Result<(), ApiError> {
@@ -196,6 +203,8 @@ pub async fn resend_leads(State(app): State<App>, caller: Caller, input: Input) 
         rate: rate(body.rate_per_sec)?,
         dry_run: body.dry_run,
         errors: Vec::new(),
+        audited: AuditAction::LeadsResend,
+        credential: None,
     };
     match (&body.lead_ids, &body.filter) {
         (Some(ids), None) => by_ids(&app, &caller, ids, body.project.as_deref(), &mut action).await?,
@@ -278,7 +287,8 @@ pub async fn retry_deliveries(State(app): State<App>, caller: Caller, input: Inp
     }
     let asked = Asked { queries: retryable(&query, app.now()), filter: as_json(&body.filter), ..Asked::default() };
     let (kind, project) = (TaskKind::DeliveriesRetry, query.project);
-    start(&app, &caller, &input, Action { kind, project, asked, rate, dry_run: body.dry_run, errors: Vec::new() }).await
+    let (audited, errors) = (AuditAction::DeliveriesRetry, Vec::new());
+    start(&app, &caller, &input, Action { kind, project, asked, rate, dry_run: body.dry_run, errors, audited, credential: None }).await
 }
 
 async fn find_credential(app: &App, caller: &Caller, id: &str) -> Result<Credential, ApiError> {
@@ -310,8 +320,9 @@ pub async fn recover(State(app): State<App>, caller: Caller, Path(id): Path<Stri
     let query = ListQuery { project, credential: Some(credential.id), created_after, created_before, ..ListQuery::default() };
     let filter = json!({"credential": credential.id, "created_after": body.since, "created_before": body.until});
     let asked = Asked { queries: retryable(&query, app.now()), filter, ..Asked::default() };
-    let kind = TaskKind::DeliveriesRetry;
-    start(&app, &caller, &input, Action { kind, project, asked, rate, dry_run: body.dry_run, errors: Vec::new() }).await
+    let (kind, audited, errors) = (TaskKind::DeliveriesRetry, AuditAction::CredentialRecover, Vec::new());
+    let credential = Some(credential.id);
+    start(&app, &caller, &input, Action { kind, project, asked, rate, dry_run: body.dry_run, errors, audited, credential }).await
 }
 
 /// Cancel what is queued for a credential
@@ -331,6 +342,7 @@ pub async fn cancel_queued(State(app): State<App>, caller: Caller, Path(id): Pat
     until_now(&mut query, app.now());
     let filter = json!({"credential": credential.id, "status": "queued"});
     let asked = Asked { queries: vec![query], filter, ..Asked::default() };
-    let kind = TaskKind::CredentialCancel;
-    start(&app, &caller, &input, Action { kind, project, asked, rate: MAX_RATE, dry_run: body.dry_run, errors: Vec::new() }).await
+    let (kind, audited, errors) = (TaskKind::CredentialCancel, AuditAction::CredentialCancel, Vec::new());
+    let credential = Some(credential.id);
+    start(&app, &caller, &input, Action { kind, project, asked, rate: MAX_RATE, dry_run: body.dry_run, errors, audited, credential }).await
 }

@@ -105,7 +105,8 @@ pub struct Paging {
     pub cursor: Option<String>,
 }
 
-fn invalid(name: &str, detail: &str) -> ApiError {
+/// 422 about a parameter.
+pub fn invalid(name: &str, detail: &str) -> ApiError {
     let errors = vec![FieldError::new(format!("/{name}"), "invalid_value", detail)];
     ApiError { errors, ..ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", format!("`{name}` {detail}")) }
 }
@@ -135,7 +136,8 @@ pub async fn query<S: DeserializeOwned>(app: &App, caller: &Caller, filter: Filt
     Ok(query)
 }
 
-fn place_of(text: &str) -> Result<Cursor, ApiError> {
+/// The place that a cursor stands for.
+pub fn place_of(text: &str) -> Result<Cursor, ApiError> {
     let place = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Cursor::from_bytes(&bytes));
     place.ok_or_else(|| invalid("cursor", "is not one that a page gave"))
 }

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod api_keys;
+pub mod audit;
 pub mod auth;
 pub mod batches;
 pub mod bodies;
@@ -21,17 +22,20 @@ pub mod inline;
 pub mod input;
 pub mod integrations;
 pub mod leads;
+pub mod limits;
 pub mod list;
 pub mod notifications;
 mod openapi;
 pub mod preview;
 pub mod projects;
+mod rotation;
 pub mod send;
 mod server;
 pub mod speed;
 mod strict;
 pub mod tasks;
 pub mod timeline;
+mod trail;
 pub mod views;
 mod wording;
 
@@ -83,6 +87,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(credentials::resume))
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::show, api_keys::revoke))
+        .routes(routes!(rotation::rotate))
+        .routes(routes!(audit::list))
         .routes(routes!(channels::list, channels::upload))
         .routes(routes!(channels::activate))
         .routes(routes!(channels::remove))

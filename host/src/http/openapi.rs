@@ -89,7 +89,7 @@ fn problems(operation: &mut Operation, in_path: bool, writes_body: bool) {
         (writes_body, "413", "The body is too large; the detail names the maximum"),
         (writes_body, "415", "The body is of another type"),
         (true, "422", "Fields or parameters that cannot be used; `errors` names each"),
-        (writes_body, "429", "Too much waits already; `Retry-After` says when to try again"),
+        (true, "429", "The key has made too many requests, or too much waits already; `Retry-After` says when to try again"),
         (true, "500", "A defect of the host"),
         (true, "503", "The database cannot be used, or the host has too much to do now; `Retry-After` says when to try again"),
     ];

@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Answer, Once, written};
+use super::answer::{Answer, Once, acted, made};
 use super::auth::{Caller, find_project};
 use super::callback_secret::CallbackSecretView;
 use super::error::ApiError;
@@ -12,10 +12,12 @@ use super::fallbacks::{self, Rule};
 use super::input::{Input, Params};
 use super::list::{self, Paging};
 use super::notifications::{self, Notification};
+use super::trail;
 use super::views::List;
 use crate::app::App;
-use crate::model::{CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, Scope, SendingSettings, Timestamp};
+use crate::model::{AuditAction, CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, Scope, SendingSettings, Timestamp};
 use crate::policy::{FieldError, normalise};
+use crate::store::Act;
 
 /// Longest time for which duplicates are remembered: 30 days.
 const MAX_TTL_SEC: u32 = 2_592_000;
@@ -151,8 +153,9 @@ pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Res
     let once = Once::begin(&app, &caller, &input)?;
     let answer = Answer::new(StatusCode::CREATED, &ProjectView::from(project.clone()))?.at(format!("/api/projects/{}", project.id));
     let keep = once.as_ref().map(|once| once.keep(&app, &answer));
-    let done = app.store.create_project(&project, keep).await?;
-    written(&app, once.as_ref(), done, answer)
+    let line = caller.line(&app, AuditAction::ProjectCreate, Some(project.id), project.id, trail::project(None, Some(&project)));
+    let done = app.store.act(Act::CreateProject(Box::new(project)), &line, keep).await?;
+    made(&app, once.as_ref(), done, answer)
 }
 
 /// List projects, oldest first
@@ -186,6 +189,7 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     let seen = find_project(&app, &caller, &id).await?.ok_or_else(|| ApiError::not_found("project"))?;
     // What is changed is what the store has now, not what the cache had a moment ago.
     let mut project = app.store.project(seen.id).await?.ok_or_else(|| ApiError::not_found("project"))?;
+    let before = project.clone();
     let fields = [
         (&mut project.name, body.name),
         (&mut project.default_region, body.default_region),
@@ -211,9 +215,9 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     }
     project.updated_at = app.now();
     check(&project)?;
-    if !app.store.update_project(&project).await? {
-        return Err(ApiError::not_found("project"));
-    }
+    let line = caller.line(&app, AuditAction::ProjectUpdate, Some(project.id), project.id, trail::project(Some(&before), Some(&project)));
+    let act = Act::UpdateProject { project: Box::new(project.clone()), read_at: before.updated_at };
+    acted(app.store.act(act, &line, None).await?)?.ok_or_else(|| ApiError::not_found("project"))?;
     app.projects_changed();
     Answer::ok(&ProjectView::from(project))
 }

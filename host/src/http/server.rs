@@ -9,6 +9,7 @@ mod io;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -72,14 +73,22 @@ pub async fn serve(mut listener: TcpListener, app: App, stop: CancellationToken)
     while connections.join_next().await.is_some() {}
 }
 
+/// The address at the other end of the connection: the client's, or that of the proxy before the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
 /// One connection from its first byte to its last.
 async fn converse(builder: Builder, stream: TcpStream, router: Router, connection: Entered, stop: CancellationToken) {
     // An answer is small and must not wait for the one before it to be acknowledged.
     let _ = stream.set_nodelay(true);
     let place = Arc::clone(&connection.place);
+    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&place)));
     let (requests, stopping) = (Arc::clone(&connection.place), stop.clone());
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let (busy, router, stop) = (requests.busy(), router.clone(), stopping.clone());
         async move {
             let response: Response = drain::answer(router, request, &stop).await;

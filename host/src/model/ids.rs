@@ -158,6 +158,9 @@ id!(
     /// A task: work on many rows.
     TaskId, "tsk");
 id!(
+    /// A line of the audit log.
+    AuditId, "aud");
+id!(
     /// A request's correlation id. In `X-Request-Id` it is written as a plain UUID.
     RequestId, "req");
 

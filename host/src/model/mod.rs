@@ -3,6 +3,7 @@
 //! Every id is a newtype over a UUIDv7 and is written as a TypeID (`lead_01h…`), so that one kind of id
 //! never fits where another is meant. Times are [`Timestamp`]s: milliseconds since 1970 inside, RFC 3339 outside.
 
+mod audit;
 mod batch;
 mod callback;
 mod channel;
@@ -15,14 +16,15 @@ mod sending;
 mod task;
 mod timestamp;
 
+pub use audit::{AuditAction, AuditChange, AuditLine};
 pub use batch::{Batch, BatchCounts, BatchOptions, BatchStatus};
 pub use callback::{Callback, Callbacks, Event};
 pub use channel::{Pin, PinState};
 pub use credential::{Credential, CredentialState, Purpose, RetryOverride, SealedSecret, StateReason};
 pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryKind, DeliveryStatus, Exchange, RemoteRef};
-pub use ids::{AttemptId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
+pub use ids::{AttemptId, AuditId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
 pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
-pub use project::{ApiKey, DedupSettings, Project, Scope};
+pub use project::{ApiKey, DedupSettings, Project, RateLimit, Scope};
 pub use sending::{
     CallbackSecrets, EntityCredentials, FallbackRule, FallbackTarget, Notice, NoticeKind, NotificationRule, SendingSettings,
 };

@@ -64,6 +64,23 @@ pub enum Scope {
     PlatformAdmin,
 }
 
+/// How often a key may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Requests a second in the long run, 1 to 100,000.
+    #[schema(minimum = 1, maximum = 100_000)]
+    pub per_sec: u32,
+    /// Requests at once after a rest, 1 to 100,000.
+    #[schema(minimum = 1, maximum = 100_000)]
+    pub burst: u32,
+}
+
+impl RateLimit {
+    /// The most of either.
+    pub const MAX: u32 = 100_000;
+}
+
 /// An API key as stored: only a hash of its text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiKey {
@@ -79,6 +96,12 @@ pub struct ApiKey {
     pub scopes: Vec<Scope>,
     /// The only project it sees; `None` sees all.
     pub project: Option<ProjectId>,
+    /// `None`: the host's default.
+    pub rate: Option<RateLimit>,
+    /// The key that this one took over from.
+    pub rotated_from: Option<KeyId>,
+    /// The key that takes over from this one.
+    pub replaced_by: Option<KeyId>,
     #[allow(missing_docs)]
     pub created_at: Timestamp,
     #[allow(missing_docs)]

@@ -1,5 +1,6 @@
 //! Pure decisions. No I/O, no clock, no randomness: all of that comes in as a parameter.
 
+pub mod audit;
 pub mod batch_status;
 pub mod breaker;
 pub mod callbacks;

@@ -6,6 +6,7 @@
 //! The queue lives here too (`jobs`): a lease is a due time in the future, and `fence`, which grows with every lease,
 //! keeps a late answer from overwriting a newer one.
 
+mod audit;
 mod list;
 pub mod sqlite;
 mod task;
@@ -16,15 +17,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use self::audit::{Act, Acted, AuditQuery};
 pub use self::list::{Cursor, Found, ListQuery};
 pub use self::task::{KEPT_ERRORS, Slice, SliceWork, Sliced};
 pub use crate::policy::breaker::Pause;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
-    ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Credential, CredentialId,
-    CredentialState, Delivery, DeliveryId, DeliveryKind, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord, LeadStatus,
-    Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AttemptId, AttemptOutcome, AuditLine, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Credential,
+    CredentialId, CredentialState, Delivery, DeliveryId, DeliveryKind, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord,
+    LeadStatus, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
@@ -537,7 +539,21 @@ pub trait Store: Send + Sync + 'static {
     async fn keys(&self, project: Option<ProjectId>, after: Option<KeyId>, limit: u32) -> Result<Page<ApiKey>, StoreError>;
     /// `false`: no such key, or revoked before.
     async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool, StoreError>;
-    /// Notes the last use of several keys.
+    /// Does an administrative act and writes its line of the audit log, and the answer to keep, in one transaction; the
+    /// effect is that of the method that the act is named after. `None`: there was nothing to do, or nothing to do it to, and
+    /// nothing was written. The delete of a credential with a long queue may take several transactions: the line comes with
+    /// the last one.
+    async fn act(
+        &self,
+        act: Act,
+        line: &AuditLine,
+        keep: Option<(Idempotency, StoredAnswer)>,
+    ) -> Result<Option<Written<Acted>>, StoreError>;
+    /// Newest first; a page may be short, as with [`Found`].
+    async fn audit_lines(&self, query: &AuditQuery) -> Result<Found<AuditLine>, StoreError>;
+    /// Removes up to `limit` lines from before `before`, oldest first; how many.
+    async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+    /// Notes the last use of several keys; the latest stands.
     async fn touch_keys(&self, used: &BTreeMap<KeyId, Timestamp>) -> Result<(), StoreError>;
 
     #[allow(missing_docs)]

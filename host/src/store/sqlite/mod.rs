@@ -7,6 +7,7 @@
 mod accept;
 mod admin;
 mod answers;
+mod audit;
 mod book;
 mod bulk;
 mod credentials;
@@ -50,12 +51,12 @@ use sqlx::{Row, SqlitePool};
 
 use self::accept::Accepting;
 use super::{
-    Accepted, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery,
-    Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
+    Accepted, Act, Acted, AuditQuery, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota,
+    Leased, ListQuery, Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
-    ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId,
-    LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId,
+    LeadId, LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Settings of a store.
@@ -342,6 +343,35 @@ impl Store for SqliteStore {
         write!(self, tx, [id, now], admin::revoke_key(tx, *id, *now))
     }
 
+    async fn act(
+        &self,
+        act: Act,
+        line: &AuditLine,
+        keep: Option<(Idempotency, StoredAnswer)>,
+    ) -> Result<Option<Written<Acted>>, StoreError> {
+        let line = line.clone();
+        if !matches!(act, Act::DeleteCredential { .. }) {
+            return write!(self, tx, [act, line, keep], audit::act(tx, act, line, keep));
+        }
+        let mut deleting = Deleting::default();
+        let parts = Arc::new((act, line));
+        loop {
+            let (act, line) = (parts.0.clone(), parts.1.clone());
+            let Some(slice) = write!(self, tx, [act, line], audit::delete_slice(tx, act, line))? else { return Ok(None) };
+            if deleting.is_done_with(slice) {
+                return Ok(Some(Written::New(Acted { changed: deleting.all(), cancelled: 0 })));
+            }
+        }
+    }
+
+    async fn audit_lines(&self, query: &AuditQuery) -> Result<Found<AuditLine>, StoreError> {
+        audit::list(&self.readers, query).await
+    }
+
+    async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, [before, limit], ready(audit::prune(tx, *before, *limit)))
+    }
+
     async fn touch_keys(&self, used: &BTreeMap<KeyId, Timestamp>) -> Result<(), StoreError> {
         let used = used.clone();
         write!(self, tx, [used], admin::touch_keys(tx, used))
@@ -361,8 +391,6 @@ impl Store for SqliteStore {
         write!(self, tx, [credential], ready(credentials::update(tx, credential)))
     }
 
-    /// A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it is still
-    /// there, to be deleted again.
     async fn set_pause(&self, id: CredentialId, pause: Option<(Timestamp, Pause)>) -> Result<(), StoreError> {
         write!(self, tx, [id, pause], credentials::set_pause(tx, *id, *pause))
     }
@@ -376,16 +404,12 @@ impl Store for SqliteStore {
     }
 
     async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError> {
-        let mut all = BTreeMap::new();
+        let mut deleting = Deleting::default();
         loop {
             let slice = write!(self, tx, [id, now], delete_credential_slice(tx, *id, *now))?;
-            let Some((gone, changed)) = slice else { return Ok(None) };
-            for change in changed {
-                // A batch ends at most once here, in whichever slice.
-                all.entry(change.batch).or_insert_with(|| Changed::only(change.batch, change.lead)).merge(change);
-            }
-            if gone {
-                return Ok(Some(all.into_values().collect()));
+            let Some(slice) = slice else { return Ok(None) };
+            if deleting.is_done_with(slice) {
+                return Ok(Some(deleting.all()));
             }
         }
     }
@@ -472,6 +496,25 @@ async fn keep_answer(tx: &mut writer::Tx, kept: &admin::Keep, now: Timestamp) ->
     match answers::before::<()>(tx, kept.as_ref(), now).await? {
         Some(_) => Ok(()),
         None => answers::after(tx, kept.as_ref()).await,
+    }
+}
+
+/// A delete that goes on. A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it
+/// is still there, to be deleted again.
+#[derive(Default)]
+struct Deleting(BTreeMap<BatchId, Changed>);
+
+impl Deleting {
+    fn is_done_with(&mut self, (gone, changed): (bool, Vec<Changed>)) -> bool {
+        for change in changed {
+            // A batch ends at most once here, in whichever slice.
+            self.0.entry(change.batch).or_insert_with(|| Changed::only(change.batch, change.lead)).merge(change);
+        }
+        gone
+    }
+
+    fn all(self) -> Vec<Changed> {
+        self.0.into_values().collect()
     }
 }
 

@@ -4,8 +4,8 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
 use super::{
-    accept, admin, answers, book, credentials, ended, extras, finish, kv, lease, lists, notices, open, read, search, sending, settle,
-    speed, tasks, timers,
+    accept, admin, answers, audit, book, credentials, ended, extras, finish, kv, lease, lists, notices, open, read, search, sending,
+    settle, speed, tasks, timers,
 };
 use crate::model::{CredentialId, ProjectId, Timestamp};
 use crate::store::{Cursor, ListQuery};
@@ -49,6 +49,7 @@ async fn no_statement_reads_a_whole_table() {
         &kv::PRUNE,
         read::READS,
         admin::READS,
+        audit::ALL,
         credentials::ALL,
         search::HOT,
         tasks::ALL,
