@@ -10,6 +10,7 @@ mod doubt;
 mod drop_in;
 mod email_channel;
 mod fallbacks;
+mod fault_points;
 mod first_lead;
 mod hostile;
 mod large_leads;
