@@ -8,6 +8,7 @@ pub mod chore;
 pub mod clock;
 pub mod config;
 pub mod egress;
+pub mod fault;
 pub mod http;
 pub mod keys;
 pub mod lane;

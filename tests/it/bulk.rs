@@ -47,7 +47,7 @@ fn intake(project: ProjectId, lane: CredentialId, channel: &str, number: usize, 
 }
 
 /// Stores leads that have failed, past the lanes.
-async fn failed(store: &Arc<dyn Store>, project: ProjectId, lane: CredentialId, channel: &str, count: usize, now: Timestamp) {
+pub(super) async fn failed(store: &Arc<dyn Store>, project: ProjectId, lane: CredentialId, channel: &str, count: usize, now: Timestamp) {
     let accepted = (0..count).map(|number| store.accept(intake(project, lane, channel, number, now)));
     for done in futures_util::future::join_all(accepted).await {
         done.unwrap();

@@ -11,6 +11,7 @@ mod doubt;
 mod drop_in;
 mod email_channel;
 mod fallbacks;
+mod fault_points;
 mod first_lead;
 mod guides;
 mod hostile;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::fault::{self, Point};
 use crate::model::{BatchId, BatchOptions, DeliveryId, LeadId, LeadRecord, LeadStatus, Task, TaskError, TaskId, TaskKind, Timestamp};
 use crate::policy::fanout::{Candidates, Named, Wanted, fan_out};
 use crate::store::{Cursor, Intake, IntakeExtras, ListQuery, NewDelivery, Slice, SliceWork, StoreError, Watch};
@@ -25,7 +26,7 @@ const SIDE_BY_SIDE: u32 = 50;
 /// Pause after the store failed or had too much to do.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Rows of one statement while rows are counted.
-const COUNTED: u32 = 2_000;
+const COUNTED: u32 = 1_000;
 
 /// What a task is to do, as its row keeps it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -164,6 +165,7 @@ async fn slice(app: &App, task: &Task, now: Timestamp) -> Result<u32, StoreError
     let ends = to.is_none();
     let slice = Slice { task: task.id, from: task.cursor.clone(), to, work, looked_at, errors, now };
     if let Some(done) = app.store.do_slice(slice).await? {
+        fault::pass(Point::SliceDone);
         let due: Vec<_> = done.due.iter().map(|lane| (*lane, now)).collect();
         if !due.is_empty() {
             app.lanes.hint(&due);

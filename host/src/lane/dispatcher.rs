@@ -11,6 +11,7 @@ use super::queue::{Allowance, Queue, Standing};
 use super::ready::{self, Parked, Prepared, Ready};
 use super::worker::{self, CallEnded, Learned};
 use super::{LaneState, Message, Shared, lock};
+use crate::fault::{self, Point};
 use crate::model::{BatchId, CredentialId, CredentialState, DeliveryStatus, LeadId, Notice, NoticeKind, ProjectId, StateReason, Timestamp};
 use crate::policy::breaker::{Pause, Signal};
 use crate::policy::outcome::Refusal;
@@ -474,6 +475,7 @@ impl Dispatcher<'_> {
         self.queue.give_back(ready, allowed.saturating_sub(count));
         self.queue.lane(id).calls += count;
         for jobs in calls {
+            fault::pass(Point::LaneLeased);
             let (shared, ready) = (self.shared.clone(), ready.clone());
             self.calls.spawn(async move {
                 let guard = EndGuard { shared: shared.clone(), ended: Some(CallEnded::broken(&ready)) };

@@ -21,6 +21,7 @@ pub(crate) use ready::check_settings;
 
 use crate::clock::Clock;
 use crate::egress::Egress;
+use crate::fault::{self, Point};
 use crate::mail::Mailer;
 use crate::model::{BatchId, BatchStatus, CredentialId, CredentialState, StateReason, Timestamp};
 use crate::plugin::call;
@@ -264,6 +265,7 @@ impl Shared {
         if let Some(status) = changed.ended {
             self.announce(changed.batch, status);
         }
+        fault::pass(Point::LaneAnnounced);
         if changed.queued.is_empty() && changed.erased.is_empty() && !changed.timer {
             return;
         }

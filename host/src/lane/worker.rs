@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::effects::{DeliverEffects, Kv, Settled};
 use super::ready::Ready;
 use super::{Message, Shared, convert};
+use crate::fault::{self, Point};
 use crate::model::{AttemptId, AttemptOutcome, BatchId, CredentialId, DeliveryKind, DeliveryStatus, Exchange, LeadId, Purpose, Timestamp};
 use crate::plugin::call::{self, CallReport};
 use crate::policy::breaker::Signal;
@@ -329,9 +330,11 @@ impl Call<'_> {
         let clock = &self.shared.deps.clock;
         let until = clock.now().plus(self.shared.deps.config.lease_margin);
         let mut pause = std::time::Duration::from_millis(100);
+        fault::pass(Point::LaneAnswered);
         loop {
             match self.shared.deps.store.finish(finishes.clone()).await {
                 Ok(changes) => {
+                    fault::pass(Point::LaneFinished);
                     for changed in changes.into_iter().flatten() {
                         self.shared.followed(&changed);
                     }

@@ -475,7 +475,7 @@ pub trait Store: Send + Sync + 'static {
     async fn lead_by_external_id(&self, project: ProjectId, external_id: &str) -> Result<Option<LeadRecord>, StoreError>;
     #[allow(missing_docs)]
     async fn leads(&self, query: &ListQuery) -> Result<Found<LeadRecord>, StoreError>;
-    /// The same leads in the same order, up to 5,000.
+    /// The same leads in the same order, up to 1,000.
     async fn lead_ids(&self, query: &ListQuery) -> Result<Found<LeadId>, StoreError>;
     #[allow(missing_docs)]
     async fn batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError>;
@@ -489,7 +489,7 @@ pub trait Store: Send + Sync + 'static {
     async fn batches(&self, query: &ListQuery) -> Result<Found<Batch>, StoreError>;
     #[allow(missing_docs)]
     async fn deliveries(&self, query: &ListQuery) -> Result<Found<Delivery>, StoreError>;
-    /// The same deliveries in the same order, up to 5,000.
+    /// The same deliveries in the same order, up to 1,000.
     async fn delivery_ids(&self, query: &ListQuery) -> Result<Found<DeliveryId>, StoreError>;
     /// How fast the newest `limit` deliveries of a project, made from `after` on and before `before`, were made; and the oldest
     /// that is not, among the `limit` oldest that wait.

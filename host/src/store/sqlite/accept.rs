@@ -12,6 +12,7 @@ use super::extras;
 use super::search;
 use super::words::Word;
 use super::writer::Tx;
+use crate::fault::{self, Point};
 use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus, Timestamp};
 use crate::policy::batch_status::batch_status;
 use crate::store::{Accepted, AnswerOf, DedupKey, Idempotency, Intake, NewDelivery, StoreError, Written};
@@ -95,6 +96,7 @@ fn one(tx: &mut Tx, one: &Accepting) -> Result<Answer, StoreError> {
             write(tx, one, now)?;
             tx.jobs_added(jobs);
             extras::write(tx, one.batch, &one.extras, now)?;
+            fault::pass(Point::AcceptJobs);
             tx.leads.put(one.lead.clone(), one.payload.len());
             Accepted::New
         }
@@ -120,6 +122,7 @@ fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
     let Accepting { lead, deliveries, correlation, .. } = one;
     let (lead_id, project, batch, created_at) = (lead.id.uuid(), lead.project.uuid(), one.batch.uuid(), now.as_millis());
     tx.db.run(INSERT_LEAD, params![lead_id, project, batch, lead.entity, lead.external_id, one.status.word(), created_at, one.payload])?;
+    fault::pass(Point::AcceptLead);
     search::write(tx, lead_id, &one.contacts)?;
     // A batch without deliveries has ended as it begins.
     let total = deliveries.len() as u32;

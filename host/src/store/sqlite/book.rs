@@ -8,6 +8,7 @@ use rusqlite::{Row, params};
 use super::ended::{self, Ended};
 use super::words::Word;
 use super::writer::Tx;
+use crate::fault::{self, Point};
 use crate::model::{BatchCounts, BatchId, BatchOptions, BatchStatus, DeliveryKind, DeliveryStatus, LeadId, LeadStatus, Timestamp};
 use crate::policy::batch_status::{batch_status, lead_status};
 use crate::store::{Changed, StoreError};
@@ -96,10 +97,12 @@ impl Book {
             let BatchCounts { pending, delivered, skipped, failed, in_doubt, cancelled, .. } = entry.counts;
             let (status, finished_at) = (batch_status(&entry.counts).word(), entry.finished_at.map(Timestamp::as_millis));
             tx.db.run(WRITE, params![id.uuid(), pending, delivered, skipped, failed, in_doubt, cancelled, status, finished_at])?;
+            fault::pass(Point::BookBatch);
             let lead_is = lead_status(&entry.counts);
             if lead_is != entry.lead_was {
                 tx.db.run(WRITE_LEAD, params![entry.lead.uuid(), id.uuid(), lead_is.word()])?;
             }
+            fault::pass(Point::BookLead);
             if let (true, Some(at)) = (entry.ended && ended::matters(&entry.options), entry.finished_at) {
                 ended::write(tx, &Ended { batch: id, options: entry.options, counts: entry.counts, told: entry.told, at })?;
             }

@@ -8,6 +8,7 @@ use super::read::time;
 use super::to_json;
 use super::words::{Word, word};
 use super::writer::Tx;
+use crate::fault::{self, Point};
 use crate::model::{
     BatchCounts, BatchId, BatchOptions, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, Notice, NoticeKind,
     ProjectId, Timestamp,
@@ -44,6 +45,7 @@ pub(super) fn write(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
     for id in &ended.options.inline {
         super::credentials::delete(tx, *id)?;
     }
+    fault::pass(Point::EndedCredentials);
     if !ended.told && !ended.options.callbacks.is_empty() {
         tell(tx, ended)?;
     }
@@ -51,6 +53,7 @@ pub(super) fn write(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
         && ended.options.notify.contains(&kind)
     {
         notify(tx, ended, kind)?;
+        fault::pass(Point::EndedNotified);
     }
     Ok(())
 }
@@ -101,7 +104,10 @@ fn tell(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
         };
         insert(tx, &about, made)?;
     }
-    tx.db.run(TOLD, params![ended.batch.uuid()]).map(drop)
+    fault::pass(Point::EndedCallbacks);
+    tx.db.run(TOLD, params![ended.batch.uuid()])?;
+    fault::pass(Point::EndedTold);
+    Ok(())
 }
 
 /// Notes the end for the project's rules, with the first delivery that failed.
@@ -157,6 +163,7 @@ pub(super) fn insert(tx: &mut Tx, about: &About, made: Made<'_>) -> Result<Deliv
         INSERT_DELIVERY,
         params![id, batch, lead, project, credential, position, made.channel, settings, at, kind, event, made.reason],
     )?;
+    fault::pass(Point::EndedDelivery);
     tx.db.run(INSERT_JOB, params![id, credential, at, batch, lead, about.correlation, settings, kind, event])?;
     tx.jobs_added(1);
     Ok(delivery)

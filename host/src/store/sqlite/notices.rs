@@ -9,6 +9,7 @@ use super::ended::{self, About, Made};
 use super::read::{json, time};
 use super::to_json;
 use super::writer::Tx;
+use crate::fault::{self, Point};
 use crate::model::{BatchId, DeliveryKind, Event, LeadId, Notice, ProjectId, SendingSettings, Timestamp};
 use crate::policy::notices::{self, Digest};
 use crate::store::{Changed, StoreError};
@@ -64,6 +65,7 @@ pub(super) fn tell(tx: &mut Tx, project: ProjectId, name: &str, now: Timestamp) 
         position: usize::try_from(position.unwrap_or(0)).unwrap_or(0) + 1,
     };
     ended::insert(tx, &about, made)?;
+    fault::pass(Point::NoticeMade);
     let quiet_until = now.plus(Duration::from_secs(u64::from(rule.quiet_sec)));
     write(tx, project, name, quiet_until, &Digest::default())?;
     Ok(Some(Changed { queued: vec![rule.credential], ..Changed::only(batch, lead) }))

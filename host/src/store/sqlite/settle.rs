@@ -5,6 +5,7 @@ use rusqlite::{Row, params};
 use super::book::Book;
 use super::words::{Word, word};
 use super::writer::Tx;
+use crate::fault::{self, Point};
 use crate::model::{BatchId, DeliveryId, DeliveryKind, DeliveryStatus, RemoteRef, Timestamp};
 use crate::store::{Changed, NewAttempt, StoreError};
 
@@ -88,6 +89,7 @@ impl Settling {
             INSERT_ATTEMPT,
             params![delivery, no, id, started_at, duration_ms, outcome, counted, code, message, exchanges, plugin, correlation, node],
         )?;
+        fault::pass(Point::SettleAttempt);
         Ok(())
     }
 
@@ -104,7 +106,9 @@ impl Settling {
         let (code, text) = last.map_or((None, None), |(code, text)| (Some(code), Some(text)));
         let (id, word, finished_at) = (job.delivery.uuid(), status.word(), now.as_millis());
         tx.db.run(END, params![id, word, attempts, finished_at, code, text, refs, url, job.fence, maybe_sent, memo])?;
+        fault::pass(Point::SettleDelivery);
         tx.db.run(DELETE_JOB, params![id])?;
+        fault::pass(Point::SettleJob);
         tx.jobs_removed(1);
         self.book.moved(tx, job.batch, job.kind, (DeliveryStatus::Queued, status), now)
     }

@@ -9,6 +9,7 @@ use super::read::{self, json, time};
 use super::words::Word;
 use super::writer::Tx;
 use super::{answers, bulk, to_json};
+use crate::fault::{self, Point};
 use crate::model::{
     BatchId, CredentialId, DeliveryId, LeadId, ProjectId, Task, TaskError, TaskId, TaskKind, TaskProgress, TaskStatus, Timestamp,
 };
@@ -167,6 +168,7 @@ pub(super) async fn slice(tx: &mut Tx, ready: &Ready) -> Result<Option<Sliced>, 
         Work::Cancel(ids) => bulk::cancel(tx, ids, ready.now)?,
         Work::Send(intakes, sendings) => send(tx, intakes, sendings)?,
     };
+    fault::pass(Point::SliceRows);
     let mut first: Vec<TaskError> = json(row.try_get(1)?)?;
     first.extend(ready.errors.iter().take(KEPT_ERRORS.saturating_sub(first.len())).cloned());
     let ended = ready.to.is_none();
@@ -181,6 +183,7 @@ pub(super) async fn slice(tx: &mut Tx, ready: &Ready) -> Result<Option<Sliced>, 
         .bind(ended.then(|| ready.now.as_millis()))
         .execute(&mut tx.conn)
         .await?;
+    fault::pass(Point::SliceCursor);
     Ok(Some(sliced))
 }
 

@@ -13,6 +13,7 @@ use super::read::{json, time};
 use super::settle::{Ending, Job, Settling, job_columns};
 use super::words::word;
 use super::writer::Tx;
+use crate::fault::{self, Point};
 use crate::model::{BatchId, DeliveryId, DeliveryKind, DeliveryStatus, FallbackRule, LeadId, ProjectId, Timestamp};
 use crate::store::{Changed, StoreError};
 
@@ -45,6 +46,7 @@ pub(super) fn fire(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<(Vec<Chang
     };
     for timer in &timers {
         tx.db.run(FORGET, params![timer.due_at, timer.subject, timer.kind, timer.rule])?;
+        fault::pass(Point::TimerForgotten);
         let delivery = DeliveryId::from_uuid(timer.subject);
         let changed = match (timer.kind.as_str(), &timer.data) {
             ("notify", _) => notices::tell(tx, ProjectId::from_uuid(timer.subject), &timer.rule, now)?,
@@ -124,6 +126,7 @@ fn fallback(tx: &mut Tx, delivery: DeliveryId, rule: &FallbackRule, now: Timesta
         ended::insert(tx, &about, made)?;
         changed.queued.push(target.credential);
     }
+    fault::pass(Point::TimerFallback);
     tx.db.run(OVERDUE, params![delivery.uuid(), now.as_millis()])?;
     Ok(Some(changed))
 }

@@ -21,6 +21,7 @@ use super::error::is_refusal;
 use super::failing::Failing;
 use super::finish;
 use super::lead_cache::LeadCache;
+use crate::fault::{self, Point};
 use crate::store::{Changed, Finish, StoreError};
 
 /// Requests that may wait for the writer; beyond that, callers wait to be let in.
@@ -205,7 +206,10 @@ impl Writer {
         loop {
             turn.run(&mut self.tx).await?;
             if !inbox.as_mut().is_some_and(|inbox| turn.fill(inbox)) {
-                return self.tx.db.commit();
+                fault::pass(Point::CommitBefore);
+                self.tx.db.commit()?;
+                fault::pass(Point::CommitAfter);
+                return Ok(());
             }
         }
     }
