@@ -157,6 +157,10 @@ pub struct App {
     pub config: Arc<Config>,
     /// Wakes the runner of tasks.
     pub tasks: Arc<tokio::sync::Notify>,
+    /// Wakes the runner of erasures.
+    pub erasures: Arc<tokio::sync::Notify>,
+    /// What clean-ups removed.
+    pub retention: Arc<crate::chore::retention::Counts>,
     /// Bodies of requests.
     pub bodies: Arc<Bodies>,
     caches: Arc<Caches>,
@@ -184,7 +188,8 @@ impl App {
         config: Arc<Config>,
     ) -> Self {
         let bodies = Arc::new(Bodies::new(&config.http));
-        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, caches: Arc::default() }
+        let (tasks, erasures, retention, caches) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        Self { store, registry, lanes, vault, clock, config, tasks, erasures, retention, bodies, caches }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end, and the lanes of what follows it.

@@ -1,5 +1,7 @@
 //! Periodic work, and tasks. Each piece is bounded, and none is needed for a lead to arrive.
 
+pub mod erasures;
+pub mod retention;
 pub mod tasks;
 
 use std::time::Duration;

@@ -13,6 +13,7 @@ pub mod callbacks;
 pub mod channels;
 mod credential_rules;
 pub mod credentials;
+pub mod erasures;
 pub mod error;
 pub mod fallbacks;
 pub mod frame;
@@ -26,6 +27,7 @@ pub mod notifications;
 mod openapi;
 pub mod preview;
 pub mod projects;
+pub mod retention;
 pub mod send;
 mod server;
 pub mod speed;
@@ -86,6 +88,10 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(channels::list, channels::upload))
         .routes(routes!(channels::activate))
         .routes(routes!(channels::remove))
+        .routes(routes!(retention::host))
+        .routes(routes!(retention::project))
+        .routes(routes!(erasures::create, erasures::list))
+        .routes(routes!(erasures::show))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }

@@ -236,6 +236,7 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
         let (seal, fresh) = (sealer(app, once), fresh.clone());
         let answer_of: AnswerOf = Arc::new(move |accepted: &Accepted| match accepted {
             Accepted::New => seal(&fresh),
+            Accepted::Gone => seal(&fresh),
             Accepted::Duplicate { of } => duplicate(*of).map_or_else(|_| seal(&fresh), |answer| seal(&answer)),
         });
         (once.key.clone(), answer_of)
@@ -258,7 +259,7 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
             inline: inline.iter().map(|credential| credential.id).collect(),
             notify: project.sending.endings(),
         },
-        extras: IntakeExtras { credentials: inline, deadline_at: options.deadline_at, watches },
+        extras: IntakeExtras { credentials: inline, deadline_at: options.deadline_at, watches, again: stored },
         deliveries,
         correlation: input.correlation.clone(),
         idempotency,
@@ -285,6 +286,8 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
             Some((wait, ended)) => waited(app, wait, ended, lead_id, batch, &warnings).await,
             None => Ok(fresh.into_response()),
         },
+        // It was removed between two moments of this request.
+        (Written::New(Accepted::Gone), _) => Err(ApiError::not_found("lead")),
         (Written::New(Accepted::Duplicate { of }), _) => Ok(duplicate(of)?.into_response()),
         (Written::Replayed(kept), Some(once)) => Ok(once.replay(app, &kept)?.into_response()),
         (Written::Replayed(_), None) => Err(ApiError::internal(&"an answer was replayed without a key")),
@@ -331,7 +334,8 @@ async fn waited(
         () = app.bodies.stopping().cancelled() => false,
     };
     let deliveries = app.store.deliveries_of_batch(batch).await?;
-    let record = app.store.lead(lead_id).await?.ok_or_else(|| ApiError::internal(&"a lead vanished"))?;
+    // Whoever it was of may have been erased meanwhile.
+    let record = app.store.lead(lead_id).await?.ok_or_else(|| ApiError::not_found("lead"))?;
     let sent = Sent {
         lead_id,
         batch_id: Some(batch),

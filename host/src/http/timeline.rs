@@ -38,6 +38,8 @@ pub enum EventKind {
     BatchEnded,
     /// Beside them: a callback, a notification, or a fallback for one that was not made in time.
     FollowUpQueued,
+    /// Calls that were made for a delivery since then, of which nothing is kept any more but how it ended.
+    AttemptsPruned,
     /// The next attempt of a delivery that waits is due then.
     AttemptDue,
 }
@@ -213,6 +215,10 @@ fn follow_up(delivery: &Delivery, name: &str) -> Event {
 /// The attempts of a delivery, how it ended or when it is tried next.
 fn tell(events: &mut Vec<Event>, delivery: &Delivery, attempts: &[Attempt], name: &str) {
     let about = |at, kind, text| of_delivery(delivery, at, kind, text);
+    if delivery.attempts_pruned > 0 {
+        let calls = if delivery.attempts_pruned == 1 { "call 1".to_owned() } else { format!("calls 1 to {}", delivery.attempts_pruned) };
+        events.push(about(delivery.created_at, EventKind::AttemptsPruned, format!("{name}: {calls}, removed for their age")));
+    }
     for attempt in attempts {
         // Told when its end was known.
         let at = attempt.started_at.plus(Duration::from_millis(u64::from(attempt.duration_ms)));

@@ -236,6 +236,8 @@ pub struct DeliveryView {
     /// When a fallback stood in for it.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub overdue_at: Option<Timestamp>,
+    /// Attempts up to this number were removed for their age; 0: none was.
+    pub attempts_pruned: u32,
     /// It was delivered after a fallback had stood in for it.
     pub late: bool,
     #[schema(value_type = String, format = DateTime)]
@@ -269,6 +271,7 @@ impl From<Delivery> for DeliveryView {
             reason: delivery.reason,
             deadline_at: delivery.deadline_at,
             overdue_at: delivery.overdue_at,
+            attempts_pruned: delivery.attempts_pruned,
             late: delivery.overdue_at.is_some() && delivery.status == DeliveryStatus::Delivered,
             created_at: delivery.created_at,
             finished_at: delivery.finished_at,

@@ -136,6 +136,9 @@ id!(
     /// A task: work on many rows.
     TaskId, "tsk");
 id!(
+    /// An erasure of a person.
+    ErasureId, "ers");
+id!(
     /// A request's correlation id. In `X-Request-Id` it is written as a plain UUID.
     RequestId, "req");
 

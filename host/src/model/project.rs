@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CallbackSecrets, KeyId, ProjectId, SendingSettings, Timestamp};
+use super::{CallbackSecrets, KeyId, ProjectId, RetentionSettings, SendingSettings, Timestamp};
 
 /// When a second lead with the same content is a duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -39,6 +39,8 @@ pub struct Project {
     pub dedup: DedupSettings,
     #[allow(missing_docs)]
     pub sending: SendingSettings,
+    /// How long its leads are kept.
+    pub retention: RetentionSettings,
     /// What callbacks to URLs are signed with.
     pub callback_secrets: CallbackSecrets,
     #[allow(missing_docs)]

@@ -3,7 +3,9 @@
 pub mod batch_status;
 pub mod breaker;
 pub mod callbacks;
+pub mod cleanup;
 pub mod dedup;
+pub mod erasure;
 pub mod fanout;
 pub mod intake;
 pub mod normalise;

@@ -15,8 +15,8 @@ const MAX_WORDS: usize = 128;
 const MAX_TEXT: usize = 16_384;
 /// Longest word, in characters; the rest of a longer one does not count.
 const MAX_WORD: usize = 32;
-/// Most contacts that are kept of one lead.
-const MAX_CONTACTS: usize = 32;
+/// Most contacts that are kept of one lead: all that it can have, so that whoever is to be erased is found.
+const MAX_CONTACTS: usize = 100;
 /// Most words of a question.
 const MAX_ASKED: usize = 12;
 

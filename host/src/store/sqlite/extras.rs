@@ -25,11 +25,13 @@ pub(super) struct Prepared {
     timers: Vec<Timer>,
     /// The options of a batch that ends as it begins, when something follows that.
     empty: Option<BatchOptions>,
+    /// The lead is sent again.
+    pub(super) again: bool,
 }
 
 impl Prepared {
     pub(super) fn new(extras: IntakeExtras, options: &BatchOptions, deliveries: &[NewDelivery]) -> Result<Self, StoreError> {
-        let IntakeExtras { credentials, deadline_at, watches } = extras;
+        let IntakeExtras { credentials, deadline_at, watches, again } = extras;
         let mut timers = Vec::new();
         if let Some(due_at) = deadline_at {
             let timer = |delivery: &NewDelivery| Timer { due_at, delivery: delivery.id, kind: "deadline", rule: String::new(), data: None };
@@ -40,7 +42,7 @@ impl Prepared {
             timers.push(Timer { due_at: watch.due_at, delivery: watch.delivery, kind: "fallback", rule: rule.to_string(), data });
         }
         let empty = (deliveries.is_empty() && ended::matters(options)).then(|| options.clone());
-        Ok(Self { credentials, deadline_at, timers, empty })
+        Ok(Self { credentials, deadline_at, timers, empty, again })
     }
 }
 

@@ -45,6 +45,37 @@ const INSERT_WORDS: &str = "
 insert into lead_words (rowid, words)
 select n.doc, ?2 from lead_docs n where n.lead_id = ?1 and not exists (select 1 from lead_words_docsize s where s.id = n.doc)";
 
+/// To be called before the lead's own row goes. How many contacts it was found by.
+pub(super) fn remove(tx: &Tx, lead: &Lead) -> Result<u64, StoreError> {
+    let mut contacts = 0;
+    for key in &Entry::of(lead).contacts {
+        contacts += tx.db.run(DELETE_CONTACT, params![key, lead.id.uuid()])? as u64;
+    }
+    tx.db.run(DELETE_WORDS, params![lead.id.uuid()])?;
+    tx.db.run(DELETE_DOC, params![lead.id.uuid()])?;
+    Ok(contacts)
+}
+
+const DELETE_CONTACT: &str = "delete from lead_contacts where key = ?1 and lead_id = ?2";
+
+const DELETE_WORDS: &str = "delete from lead_words where rowid = (select doc from lead_docs where lead_id = ?1)";
+
+const DELETE_DOC: &str = "delete from lead_docs where lead_id = ?1";
+
+/// Some work at merging the index of words, which only marks what is removed until its parts are merged: `whole` begins to
+/// merge all parts there are. Whether there may be more to do.
+pub(super) fn merge(tx: &Tx, whole: bool) -> Result<bool, StoreError> {
+    let before = tx.db.total_changes();
+    tx.db.run(MERGE, params![if whole { -MERGED_PAGES } else { MERGED_PAGES }])?;
+    // The statement itself counts as one.
+    Ok(whole || tx.db.total_changes() - before >= 2)
+}
+
+/// Pages of the index that are written in one transaction.
+const MERGED_PAGES: i64 = 128;
+
+const MERGE: &str = "insert into lead_words (lead_words, rank) values ('merge', ?1)";
+
 /// Whether leads from before the search tables are still to be brought into them.
 pub(super) async fn is_behind(pool: &SqlitePool) -> Result<bool, StoreError> {
     Ok(sqlx::query("select done < last from search_backfill where id = 1").fetch_one(pool).await?.try_get(0)?)
@@ -74,4 +105,4 @@ const ALL_INDEXED: &str = "update search_backfill set done = last where id = 1";
 
 /// The statements on the hot path, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[INSERT_CONTACT, INSERT_DOC, INSERT_WORDS, UNINDEXED, INDEXED];
+pub(super) const HOT: &[&str] = &[INSERT_CONTACT, INSERT_DOC, INSERT_WORDS, UNINDEXED, INDEXED, DELETE_CONTACT, DELETE_WORDS, DELETE_DOC];

@@ -21,6 +21,7 @@ use super::error::is_refusal;
 use super::failing::Failing;
 use super::finish;
 use super::lead_cache::LeadCache;
+use super::tidy::Tidy;
 use crate::store::{Changed, Finish, StoreError};
 
 /// Requests that may wait for the writer; beyond that, callers wait to be let in.
@@ -54,6 +55,8 @@ pub(super) struct Tx {
     pub(super) backlog: u64,
     pub(super) max_backlog: u64,
     pub(super) leads: Arc<LeadCache>,
+    /// What is to be done about the files once the transaction is committed.
+    pub(super) tidy: Arc<Tidy>,
 }
 
 impl Tx {
@@ -196,6 +199,9 @@ impl Writer {
             }
         }
         self.backlog.store(self.tx.backlog, Ordering::Relaxed);
+        if done.is_ok() {
+            self.tx.tidy.run(&self.tx.db);
+        }
         self.failing.note(&done);
         done
     }
