@@ -12,6 +12,7 @@ mod erasure;
 mod fallbacks;
 mod first_lead;
 mod hostile;
+mod identity;
 mod large_leads;
 mod lists;
 mod logs;

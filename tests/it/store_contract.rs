@@ -894,7 +894,7 @@ fn project(external_id: &str) -> Project {
         default_region: "RU".to_owned(),
         time_zone: "Europe/Moscow".to_owned(),
         locale: "ru".to_owned(),
-        dedup: DedupSettings { enabled: false, ttl_sec: 60 },
+        dedup: DedupSettings { enabled: false, ttl_sec: 60, ..DedupSettings::default() },
         sending: SendingSettings::default(),
         retention: RetentionSettings::default(),
         callback_secrets: CallbackSecrets::default(),

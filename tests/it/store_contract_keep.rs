@@ -424,6 +424,49 @@ async fn how_often_a_lead_came_again_is_known(backend: &dyn Backend) {
     assert!(store.repeats(&[id]).await.unwrap().is_empty(), "it goes with the lead");
 }
 
+async fn who_wants_to_hears_that_a_lead_came_again(backend: &dyn Backend) {
+    let store = backend.open(100).await;
+    let (project, lanes) = (project_id(), lanes(2));
+    let same = |now: i64, phone: &str| {
+        let mut intake = of(project, &lanes[..1], phone, at(now));
+        intake.dedup = Some(DedupKey { hash: [5; 32], expires_at: at(100_000) });
+        let data = leadwire::policy::dedup::note(&intake.lead, &["title".to_owned()]);
+        intake.extras.note = Some(DuplicateNote { to: vec![(lanes[1], "webhook".to_owned())], data });
+        intake
+    };
+    let first = same(0, "+79160000001");
+    let (id, batch) = (first.lead.id, first.batch);
+    assert_eq!(accept(&*store, first).await, Accepted::New);
+    assert_eq!(store.deliveries_of_batch(batch).await.unwrap().len(), 1, "nobody is told of a lead that is new");
+    let leased = lease_one(&*store, lanes[0], at(1)).await;
+    finish_one(&*store, leased.job, end(DeliveryStatus::Delivered), at(1)).await.unwrap();
+    let before = store.batch(batch).await.unwrap().unwrap();
+
+    for now in 2..=30 {
+        assert_eq!(accept(&*store, same(now, "+79160000002")).await, Accepted::Duplicate { of: id });
+    }
+    assert_eq!(store.repeats(&[id]).await.unwrap()[&id].count, 29);
+    let notes: Vec<_> =
+        store.deliveries_of_batch(batch).await.unwrap().into_iter().filter(|one| one.kind == DeliveryKind::Callback).collect();
+    assert_eq!(notes.len(), 20, "the first times; the others are counted");
+    let event = notes[0].event.clone().unwrap();
+    assert_eq!((event.kind.as_str(), event.external_id), ("lead.duplicate", id.to_string()));
+    assert_eq!((&event.data["count"], &event.data["lead"]["phones"][0]["e164"]), (&json!(1), &json!("+79160000002")));
+    assert_eq!((&event.data["matched"], &event.data["refs"]), (&json!(["title"]), &json!([])));
+    let after = store.batch(batch).await.unwrap().unwrap();
+    assert_eq!((after.counts, after.status), (before.counts, before.status), "the batch does not count them");
+    assert_eq!(store.backlog(), 20);
+    let told = lease(&*store, &lanes[1..], at(40)).await.remove(0);
+    assert_eq!((told.lead.id, told.event.unwrap().kind.as_str()), (id, "lead.duplicate"));
+
+    // The lead holds the contacts of those that came after it, so it is found and erased by them too.
+    assert_eq!(found(&*store, project, contact("+79160000002")).await, [id]);
+    let person = Person { contacts: contact("+79160000002"), lead: None };
+    let (receipt, _) = erase(&*store, &erasure(project, day(50)), &person, 5).await;
+    assert_eq!((receipt.counts.leads, receipt.counts.contacts, store.backlog()), (1, 2, 0));
+    assert!(found(&*store, project, contact("+79160000002")).await.is_empty());
+}
+
 macro_rules! contract {
     ($($behaviour:ident),+ $(,)?) => {
         mod sqlite {
@@ -449,6 +492,7 @@ contract!(
     erasures_are_kept_and_listed,
     a_lead_that_is_gone_is_not_sent_again,
     how_often_a_lead_came_again_is_known,
+    who_wants_to_hears_that_a_lead_came_again,
 );
 
 /// What is of SQLite alone: its files.

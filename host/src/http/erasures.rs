@@ -112,7 +112,6 @@ async fn person(app: &App, caller: &Caller, project: &Project, body: &NewErasure
     match (&body.phone, &body.email, &body.lead_id) {
         (Some(phone), None, None) => {
             let contacts = search::phone_keys(phone, normalise::region(&project.default_region));
-            // A shorter number is half of many others' numbers, or an extension.
             if contacts.is_empty() {
                 return Err(invalid("phone", "has no digits"));
             }

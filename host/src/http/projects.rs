@@ -18,7 +18,7 @@ use crate::model::{
     CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, RetentionSettings, Scope, SendingSettings, Timestamp,
 };
 use crate::policy::cleanup::{self, MAX_DAYS};
-use crate::policy::{FieldError, normalise};
+use crate::policy::{FieldError, dedup, normalise};
 
 /// Longest time for which duplicates are remembered: 30 days.
 const MAX_TTL_SEC: u32 = 2_592_000;
@@ -139,6 +139,10 @@ fn check(project: &Project) -> Result<(), ApiError> {
         wrong(fine, &format!("retention/{field}"), "invalid_value", "must be 0 to 36500");
     }
     wrong((1..=MAX_TTL_SEC).contains(&project.dedup.ttl_sec), "dedup/ttl_sec", "invalid_value", "must be 1 to 2592000");
+    if let Some(Err((index, detail))) = project.dedup.fields.as_deref().map(dedup::check_fields) {
+        let at = index.map_or_else(String::new, |index| format!("/{index}"));
+        wrong(false, &format!("dedup/fields{at}"), "invalid_value", detail);
+    }
     if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }
 

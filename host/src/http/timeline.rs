@@ -14,7 +14,7 @@ use super::input::Params;
 use super::leads::{InProject, find_lead};
 use crate::app::App;
 use crate::model::{
-    Attempt, AttemptOutcome, Batch, BatchStatus, CredentialId, Delivery, DeliveryKind, DeliveryStatus, Lead, Scope, Timestamp,
+    Attempt, AttemptOutcome, Batch, BatchStatus, CredentialId, Delivery, DeliveryKind, DeliveryStatus, Lead, Repeats, Scope, Timestamp,
 };
 
 /// Newest batches that are told of.
@@ -28,6 +28,8 @@ const EVENTS: usize = 1_000;
 pub enum EventKind {
     /// The lead was stored.
     LeadAccepted,
+    /// The same lead came again, the last time.
+    LeadRepeated,
     /// It was queued for credentials: at first, or sent again.
     BatchQueued,
     /// A plugin was called for a delivery.
@@ -120,6 +122,9 @@ pub async fn show(
             tell(&mut events, delivery, &attempts, &name);
         }
     }
+    if let Some(repeats) = app.store.repeats(&[lead.id]).await?.get(&lead.id) {
+        events.push(came_again(*repeats));
+    }
     // A stable order: what happened in the same millisecond stays as it was told, batch by batch.
     events.sort_by_key(|event| event.at);
     if events.len() > EVENTS {
@@ -185,6 +190,11 @@ fn accepted(lead: &Lead) -> Event {
         }
     }
     event(lead.created_at, EventKind::LeadAccepted, text)
+}
+
+fn came_again(repeats: Repeats) -> Event {
+    let times = if repeats.count == 1 { "once".to_owned() } else { format!("{} times, for the last time now", repeats.count) };
+    event(repeats.last_at, EventKind::LeadRepeated, format!("The same lead came again, {times}"))
 }
 
 fn queued(batch: &Batch, deliveries: &[&Delivery], names: &Names, again: bool) -> Event {

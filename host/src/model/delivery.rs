@@ -53,7 +53,7 @@ pub enum DeliveryKind {
     /// A lead, as asked for; the only kind that a batch counts.
     #[default]
     Lead,
-    /// Tells a receiver of the client's that the batch has ended.
+    /// Tells a receiver that the batch has ended, or that the same lead came again.
     Callback,
     /// Tells people of the project what happened.
     Notification,

@@ -25,7 +25,7 @@ pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryKind, DeliveryStat
 pub use erasure::{Erasure, ErasureCounts, ErasureKind, Person, Received, note_received};
 pub use ids::{AttemptId, BatchId, CredentialId, DeliveryId, ErasureId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
 pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
-pub use project::{ApiKey, DedupSettings, Project, Scope};
+pub use project::{ApiKey, DedupSettings, OnDuplicate, Project, Scope};
 pub use retention::{Cleanup, Removed, Repeats, RetentionSettings};
 pub use sending::{
     CallbackSecrets, EntityCredentials, FallbackRule, FallbackTarget, Notice, NoticeKind, NotificationRule, SendingSettings,

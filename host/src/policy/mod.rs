@@ -39,7 +39,8 @@ impl FieldError {
 /// Something the client should know about a request that was accepted all the same.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Warning {
-    /// Machine-readable: `no_credentials`, `channel_not_installed`, `credential_disabled`, `phone_not_understood`.
+    /// Machine-readable: `no_credentials`, `channel_not_installed`, `credential_disabled`, `phone_not_understood`,
+    /// `note_not_supported`.
     #[schema(value_type = String)]
     pub code: &'static str,
     /// The channel it is about.

@@ -31,14 +31,8 @@ pub struct Found {
 
 /// What `lead` is found by.
 pub fn of(lead: &Lead) -> Found {
-    let mut contacts: Vec<String> = Vec::new();
-    for phone in &lead.phones {
-        contacts.extend(phone.e164.as_deref().or(Some(&phone.raw)).and_then(digits_key));
-    }
-    contacts.extend(lead.emails.iter().map(|email| email_key(email)));
-    contacts.sort();
-    contacts.dedup();
-    contacts.truncate(MAX_CONTACTS);
+    let phones = lead.phones.iter().map(|phone| phone.e164.as_deref().unwrap_or(&phone.raw));
+    let contacts = contact_keys(phones, lead.emails.iter().map(String::as_str));
     let mut words = vec![project_word(lead.project)];
     let texts = [&lead.name, &lead.company, &lead.title, &lead.external_id, &lead.entity];
     let texts = texts.into_iter().flatten().chain(&lead.emails).chain(lead.fields.values().filter_map(text)).chain(&lead.comment);
@@ -46,6 +40,15 @@ pub fn of(lead: &Lead) -> Found {
         add_words(&mut words, text, MAX_WORDS);
     }
     Found { contacts, words }
+}
+
+/// The keys of these numbers (as stored) and addresses.
+pub fn contact_keys<'a>(phones: impl Iterator<Item = &'a str>, emails: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut contacts: Vec<String> = phones.filter_map(digits_key).chain(emails.map(email_key)).collect();
+    contacts.sort();
+    contacts.dedup();
+    contacts.truncate(MAX_CONTACTS);
+    contacts
 }
 
 fn text(value: &serde_json::Value) -> Option<&String> {

@@ -121,6 +121,17 @@ pub struct IntakeExtras {
     pub watches: Vec<Watch>,
     /// The lead is in the store already and is sent again. Should it be gone, nothing is written: it must not come back.
     pub again: bool,
+    /// Who is told, should the lead be there already.
+    pub note: Option<DuplicateNote>,
+}
+
+/// Who is told of a lead that came again, and what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DuplicateNote {
+    /// Credentials and their channels.
+    pub to: Vec<(CredentialId, String)>,
+    /// What is told: [`crate::policy::dedup::note`]. The first lead's ids and how often it came are added.
+    pub data: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A fallback rule over one delivery.
@@ -186,7 +197,8 @@ pub struct NewDelivery {
 pub enum Accepted {
     /// Stored and queued.
     New,
-    /// The same lead is there already; only that it came again was noted.
+    /// The same lead is there already; that it came again was noted, and whoever the intake says is told: with events that are
+    /// callbacks of the first lead's newest batch, the first [`crate::policy::dedup::MAX_NOTES`] times.
     Duplicate {
         /// The first one.
         of: LeadId,
@@ -466,7 +478,7 @@ pub trait Store: Send + Sync + 'static {
     async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError>;
 
     /// Notes something for the project's notification rules that want to hear of it; a timer tells it. A batch's end notes
-    /// itself. `false`: no rule wants it.
+    /// itself. `false`: no rule wants it, or its batch is gone.
     async fn note(&self, notice: &Notice) -> Result<bool, StoreError>;
 
     // ---- reading what became of leads

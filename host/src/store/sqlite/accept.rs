@@ -83,7 +83,12 @@ fn one(tx: &mut Tx, one: &Accepting) -> Result<Answer, StoreError> {
     }
     let accepted = match duplicate(tx, one, now)? {
         Some(first) => {
-            super::prune::note_repeat(tx, first, now)?;
+            let notes = one.extras.notes();
+            if notes > 0 && tx.backlog + notes > tx.max_backlog {
+                return Err(StoreError::Overloaded { backlog: tx.backlog });
+            }
+            let count = super::prune::note_repeat(tx, first, now)?;
+            extras::note(tx, first, &one.extras, &one.correlation, count, now)?;
             Accepted::Duplicate { of: first }
         }
         None => {

@@ -8,8 +8,10 @@ use super::search;
 use super::words::word;
 use super::writer::Tx;
 use crate::model::{
-    BatchId, BatchOptions, BatchStatus, CredentialId, DeliveryStatus, ErasureCounts, Lead, LeadId, Received, RemoteRef, note_received,
+    BatchId, BatchOptions, BatchStatus, CredentialId, DeliveryStatus, ErasureCounts, Event, Lead, LeadId, Received, RemoteRef,
+    note_received,
 };
+use crate::policy::dedup;
 use crate::store::{Changed, StoreError};
 
 /// What went with leads.
@@ -61,6 +63,11 @@ pub(super) fn remove(tx: &mut Tx, id: LeadId, gone: &mut Gone) -> Result<Option<
 }
 
 fn remove_batch(tx: &mut Tx, lead: LeadId, batch: Batch, gone: &mut Gone) -> Result<(), StoreError> {
+    // What was told of a lead that came again, with contacts that the lead itself may not have.
+    let notes = tx.db.all(NOTES, params![batch.id.uuid()], |row| json::<Event>(&row.get::<_, String>(0)?))?;
+    for event in notes.iter().filter(|event| event.kind == dedup::DUPLICATE_EVENT) {
+        gone.counts.contacts += search::remove_contacts(tx, lead, &dedup::contacts_of_note(&event.data))?;
+    }
     let deliveries = tx.db.all(DELIVERIES, params![batch.id.uuid()], |row| {
         Ok(Delivery {
             id: row.get(0)?,
@@ -122,6 +129,8 @@ select d.id, d.credential_id, d.channel, d.status, d.refs, j.sending, (select co
        d.attempts_pruned > 0 or exists (select 1 from attempts where delivery_id = d.id and exchanges is not null)
   from deliveries d left join jobs j on j.id = d.id where d.batch_id = ?1";
 
+const NOTES: &str = "select event from deliveries where batch_id = ?1 and +kind = 'callback' and event is not null";
+
 const INLINE: &str = "select 1 from credentials where id = ?1 and purpose = 'send'";
 const DELETE_JOB: &str = "delete from jobs where id = ?1";
 const DELETE_ATTEMPTS: &str = "delete from attempts where delivery_id = ?1";
@@ -138,6 +147,7 @@ pub(super) const ALL: &[&str] = &[
     LEAD,
     BATCHES,
     DELIVERIES,
+    NOTES,
     INLINE,
     DELETE_JOB,
     DELETE_ATTEMPTS,

@@ -14,10 +14,13 @@ use crate::store::{Cursor, ListQuery};
 /// which are counted.
 fn is_bounded(step: &str) -> bool {
     let bounded = ["SCAN r VIRTUAL TABLE", "SCAN steps", "SCAN oldest", "SCAN CONSTANT ROW", "SCAN (subquery"];
-    // In the index of words: `M` is the expression that matches.
+    // In the index of words: `M` is the expression that matches, `=` one row.
     let words =
         |step: &str| ["SCAN lead_words VIRTUAL", "SCAN w VIRTUAL", "SCAN w EXISTS VIRTUAL"].iter().any(|table| step.starts_with(table));
-    !step.starts_with("SCAN") || step == "SCAN c" || bounded.iter().any(|ok| step.starts_with(ok)) || (words(step) && step.contains('M'))
+    !step.starts_with("SCAN")
+        || step == "SCAN c"
+        || bounded.iter().any(|ok| step.starts_with(ok))
+        || (words(step) && (step.contains('M') || step.ends_with(":=")))
 }
 
 async fn check(pool: &SqlitePool, sql: &str) {

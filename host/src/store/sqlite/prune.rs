@@ -144,14 +144,16 @@ pub(super) async fn repeats(pool: &SqlitePool, leads: &[LeadId]) -> Result<BTree
     Ok(found)
 }
 
-/// Notes that a lead came again. In the transaction that found it out.
-pub(super) fn note_repeat(tx: &Tx, lead: LeadId, now: Timestamp) -> Result<(), StoreError> {
-    tx.db.run(REPEAT, params![lead.uuid(), now.as_millis()]).map(drop)
+/// Notes that a lead came again, in the transaction that found it out; how often it did.
+pub(super) fn note_repeat(tx: &Tx, lead: LeadId, now: Timestamp) -> Result<u32, StoreError> {
+    let count = tx.db.first(REPEAT, params![lead.uuid(), now.as_millis()], |row| Ok(row.get(0)?))?;
+    count.ok_or_else(|| StoreError::Defect("a count was not written".to_owned()))
 }
 
 const REPEAT: &str = "
 insert into lead_repeats (lead_id, count, last_at) values (?1, 1, ?2)
-    on conflict (lead_id) do update set count = min(count + 1, 1000000000), last_at = max(last_at, excluded.last_at)";
+    on conflict (lead_id) do update set count = min(count + 1, 1000000000), last_at = max(last_at, excluded.last_at)
+returning count";
 
 /// The statements, for the check of their plans.
 #[cfg(test)]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::read::json;
 use super::writer::Tx;
-use crate::model::Lead;
+use crate::model::{Lead, LeadId};
 use crate::policy::search::{self, Found};
 use crate::store::StoreError;
 
@@ -47,13 +47,27 @@ select n.doc, ?2 from lead_docs n where n.lead_id = ?1 and not exists (select 1 
 
 /// To be called before the lead's own row goes. How many contacts it was found by.
 pub(super) fn remove(tx: &Tx, lead: &Lead) -> Result<u64, StoreError> {
-    let mut contacts = 0;
-    for key in &Entry::of(lead).contacts {
-        contacts += tx.db.run(DELETE_CONTACT, params![key, lead.id.uuid()])? as u64;
-    }
+    let contacts = remove_contacts(tx, lead.id, &Entry::of(lead).contacts)?;
     tx.db.run(DELETE_WORDS, params![lead.id.uuid()])?;
     tx.db.run(DELETE_DOC, params![lead.id.uuid()])?;
     Ok(contacts)
+}
+
+/// Has the lead found by further contacts.
+pub(super) fn add_contacts(tx: &Tx, lead: LeadId, keys: &[String]) -> Result<(), StoreError> {
+    for key in keys {
+        tx.db.run(INSERT_CONTACT, params![key, lead.uuid()])?;
+    }
+    Ok(())
+}
+
+/// How many there were.
+pub(super) fn remove_contacts(tx: &Tx, lead: LeadId, keys: &[String]) -> Result<u64, StoreError> {
+    let mut removed = 0;
+    for key in keys {
+        removed += tx.db.run(DELETE_CONTACT, params![key, lead.uuid()])? as u64;
+    }
+    Ok(removed)
 }
 
 const DELETE_CONTACT: &str = "delete from lead_contacts where key = ?1 and lead_id = ?2";
