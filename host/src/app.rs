@@ -156,6 +156,10 @@ pub struct App {
     pub config: Arc<Config>,
     /// Wakes the runner of tasks.
     pub tasks: Arc<tokio::sync::Notify>,
+    /// Wakes the runner of erasures.
+    pub erasures: Arc<tokio::sync::Notify>,
+    /// What clean-ups removed.
+    pub retention: Arc<crate::chore::retention::Counts>,
     /// Bodies of requests.
     pub bodies: Arc<Bodies>,
     /// How often keys may be used.
@@ -184,7 +188,9 @@ impl App {
         config: Arc<Config>,
     ) -> Self {
         let bodies = Arc::new(Bodies::new(&config.http));
-        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, limits: Arc::default(), caches: Arc::default() }
+        let (tasks, erasures, retention, caches) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let limits = Arc::default();
+        Self { store, registry, lanes, vault, clock, config, tasks, erasures, retention, bodies, limits, caches }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end, and the lanes of what follows it.

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::model::RateLimit;
+use crate::policy::cleanup::{Ages, MAX_DAYS, Schedule};
 use crate::secrets::SecretText;
 
 /// The commented defaults, as `leadwire config` prints them.
@@ -30,7 +31,7 @@ enum Kind {
 }
 
 /// Every name, how it is written, and what is allowed.
-const KEYS: [(&str, Kind, &str); 26] = [
+const KEYS: [(&str, Kind, &str); 31] = [
     ("listen", Kind::Text, "an address and port such as 127.0.0.1:8080"),
     ("data_dir", Kind::Text, "a folder"),
     ("database_url", Kind::Text, "empty, or sqlite:///path/to/file.db"),
@@ -56,6 +57,11 @@ const KEYS: [(&str, Kind, &str); 26] = [
     ("max_connections", Kind::Number, "a number from 1 to 100000"),
     ("key_rate", Kind::Number, "requests a second, 0 to 100000"),
     ("key_burst", Kind::Number, "requests, 0 to 100000"),
+    ("retention_schedule", Kind::Text, "a cron expression with five fields such as 0 2 * * *"),
+    ("retention_leads_days", Kind::Number, "days, 0 to 36500"),
+    ("retention_attempts_days", Kind::Number, "days, 0 to 36500"),
+    ("retention_events_days", Kind::Number, "days, 0 to 36500"),
+    ("retention_audit_days", Kind::Number, "days, 0 to 36500"),
     ("node", Kind::Text, "1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `-`"),
 ];
 
@@ -106,6 +112,15 @@ pub struct HttpLimits {
     pub body_memory: usize,
 }
 
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// When the clean-up comes, in each project's time zone.
+    pub schedule: Schedule,
+    /// Where a project says nothing else.
+    pub ages: Ages,
+}
+
 /// The checked configuration.
 #[derive(Debug)]
 pub struct Config {
@@ -147,6 +162,8 @@ pub struct Config {
     pub http: HttpLimits,
     /// How often a key without a rate of its own may be used; `None`: as often as it likes.
     pub key_rate: Option<RateLimit>,
+    #[allow(missing_docs)]
+    pub retention: RetentionConfig,
     /// Name of this node in attempts and logs.
     pub node: String,
 }
@@ -380,6 +397,19 @@ impl Layers {
         }
     }
 
+    fn retention(&self) -> Result<RetentionConfig, ConfigError> {
+        let text = self.string("retention_schedule");
+        let schedule = Schedule::parse(text).ok_or_else(|| self.error("retention_schedule", format!("`{text}` does not fit")))?;
+        let days = |key: &str| self.number(key, 0, u64::from(MAX_DAYS)).map(|days| u32::try_from(days).unwrap_or(MAX_DAYS));
+        let ages = Ages {
+            leads_days: days("retention_leads_days")?,
+            attempts_days: days("retention_attempts_days")?,
+            events_days: days("retention_events_days")?,
+            audit_days: days("retention_audit_days")?,
+        };
+        Ok(RetentionConfig { schedule, ages })
+    }
+
     fn node(&self) -> Result<String, ConfigError> {
         let name = match self.string("node") {
             "" => machine_name(),
@@ -454,6 +484,7 @@ impl Layers {
                 body_memory: self.number("body_memory", body_limit.max(LARGEST_BODY) as u64, i64::MAX as u64)? as usize,
             },
             key_rate: self.key_rate()?,
+            retention: self.retention()?,
             node: self.node()?,
             data_dir,
         })
@@ -534,6 +565,8 @@ mod tests {
             ("LEADWIRE_DATABASE_URL", "mysql://u:hidden@h/d", "sqlite:///"),
             ("LEADWIRE_ADMIN_KEY", "short", "32 characters"),
             ("LEADWIRE_SMTP_ALLOW_PLAIN", "maybe", "true or false"),
+            ("LEADWIRE_RETENTION_SCHEDULE", "0 0 31 2 *", "a cron expression"),
+            ("LEADWIRE_RETENTION_LEADS_DAYS", "40000", "days, 0 to"),
         ] {
             let error = load(Flags::default(), &[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(&format!("environment {name}")) && error.contains(part), "{error}");

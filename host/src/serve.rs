@@ -87,6 +87,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
     tasks.spawn(chore::run(app.clone(), stop.clone()));
     tasks.spawn(chore::tasks::run(app.clone(), stop.clone()));
     tasks.spawn(chore::index::run(app.clone(), stop.clone()));
+    tasks.spawn(chore::retention::run(app.clone(), stop.clone()));
+    tasks.spawn(chore::erasures::run(app.clone(), stop.clone()));
     let tending = stop.clone();
     tasks.spawn(async move { mailer.tend(tending).await });
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "leadwire takes leads");

@@ -276,6 +276,7 @@ async fn equal_leads_that_arrive_together_are_stored_once(backend: &dyn Backend)
         match accepted {
             Accepted::New => assert_eq!(first.insert(key, id), None),
             Accepted::Duplicate { of } => duplicates.push((key, of)),
+            Accepted::Gone => panic!("it was never there"),
         }
     }
     assert_eq!((first.len(), duplicates.len(), store.backlog()), (10, 190, 10));
@@ -898,8 +899,9 @@ pub(super) fn project(external_id: &str) -> Project {
         default_region: "RU".to_owned(),
         time_zone: "Europe/Moscow".to_owned(),
         locale: "ru".to_owned(),
-        dedup: DedupSettings { enabled: false, ttl_sec: 60 },
+        dedup: DedupSettings { enabled: false, ttl_sec: 60, ..DedupSettings::default() },
         sending: SendingSettings::default(),
+        retention: RetentionSettings::default(),
         callback_secrets: CallbackSecrets::default(),
         created_at: at(0),
         updated_at: at(0),

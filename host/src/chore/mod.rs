@@ -1,6 +1,8 @@
 //! Periodic work, and tasks. Each piece is bounded, and none is needed for a lead to arrive.
 
+pub mod erasures;
 pub mod index;
+pub mod retention;
 pub mod tasks;
 
 use std::time::Duration;

@@ -278,7 +278,7 @@ pub async fn again(
         deliveries,
         correlation: correlation.to_owned(),
         idempotency: None,
-        extras: IntakeExtras { watches, ..IntakeExtras::default() },
+        extras: IntakeExtras { watches, again: true, ..IntakeExtras::default() },
     }))
 }
 

@@ -17,7 +17,7 @@ use super::input::{Input, Params};
 use super::integrations::{Integrations, SendFields, SendOptions};
 use super::list::{self, Filter};
 use super::send::{Ready, Sent, earlier_or, send};
-use super::views::{BatchDetail, LeadDetail, LeadView, List};
+use super::views::{BatchDetail, LeadDetail, LeadRow, LeadView, List};
 use crate::app::App;
 use crate::model::{LeadId, LeadRecord, LeadStatus, Origin, Scope, Timestamp};
 use crate::policy::intake::{self, Amount, LeadContent, Made};
@@ -264,12 +264,17 @@ pub async fn resend(
 }
 
 /// Search leads
-#[utoipa::path(get, path = "/api/leads", tag = "Sending", params(Filter), responses((status = 200, body = List<LeadView>)))]
+#[utoipa::path(get, path = "/api/leads", tag = "Sending", params(Filter), responses((status = 200, body = List<LeadRow>)))]
 pub async fn list(State(app): State<App>, caller: Caller, Params(filter): Params<Filter>) -> Result<Answer, ApiError> {
     caller.require(Scope::LeadsRead)?;
     let query = list::query::<LeadStatus>(&app, &caller, filter).await?;
     let found = app.store.leads(&query).await?;
-    Answer::ok(&list::found(found, LeadView::from))
+    let ids: Vec<LeadId> = found.items.iter().map(|record| record.lead.id).collect();
+    let repeats = app.store.repeats(&ids).await?;
+    Answer::ok(&list::found(found, |record| {
+        let repeats = repeats.get(&record.lead.id).copied();
+        LeadRow { lead: LeadView::from(record), repeats }
+    }))
 }
 
 /// One lead with its batches and deliveries
@@ -289,7 +294,8 @@ pub async fn show(
         let deliveries = app.store.deliveries_of_batch(batch.id).await?;
         batches.push(BatchDetail::new(batch, deliveries));
     }
-    Answer::new(StatusCode::OK, &LeadDetail { lead: record.into(), batches })
+    let repeats = app.store.repeats(&[record.lead.id]).await?.into_values().next();
+    Answer::new(StatusCode::OK, &LeadDetail { lead: record.into(), repeats, batches })
 }
 
 /// The lead by `lead_…` or `ext:…`, if the caller sees it.

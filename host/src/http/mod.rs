@@ -14,6 +14,7 @@ pub mod callbacks;
 pub mod channels;
 mod credential_rules;
 pub mod credentials;
+pub mod erasures;
 pub mod error;
 pub mod fallbacks;
 pub mod frame;
@@ -28,6 +29,7 @@ pub mod notifications;
 mod openapi;
 pub mod preview;
 pub mod projects;
+pub mod retention;
 mod rotation;
 pub mod send;
 mod server;
@@ -92,6 +94,10 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(channels::list, channels::upload))
         .routes(routes!(channels::activate))
         .routes(routes!(channels::remove))
+        .routes(routes!(retention::host))
+        .routes(routes!(retention::project))
+        .routes(routes!(erasures::create, erasures::list))
+        .routes(routes!(erasures::show))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }

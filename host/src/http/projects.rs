@@ -15,8 +15,11 @@ use super::notifications::{self, Notification};
 use super::trail;
 use super::views::List;
 use crate::app::App;
-use crate::model::{AuditAction, CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, Scope, SendingSettings, Timestamp};
-use crate::policy::{FieldError, normalise};
+use crate::model::{
+    AuditAction, CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, RetentionSettings, Scope, SendingSettings, Timestamp,
+};
+use crate::policy::cleanup::{self, MAX_DAYS};
+use crate::policy::{FieldError, dedup, normalise};
 use crate::store::Act;
 
 /// Longest time for which duplicates are remembered: 30 days.
@@ -47,6 +50,9 @@ pub struct NewProject {
     /// `both`.
     #[serde(default)]
     pub entity_credentials: Option<EntityCredentials>,
+    /// How long its leads are kept; the host's settings without it.
+    #[serde(default)]
+    pub retention: Option<RetentionSettings>,
 }
 
 /// Changes of a project; what is absent stays.
@@ -60,6 +66,8 @@ pub struct ProjectChanges {
     pub locale: Option<String>,
     pub dedup: Option<DedupSettings>,
     pub entity_credentials: Option<EntityCredentials>,
+    /// Replaces both ages.
+    pub retention: Option<RetentionSettings>,
     /// Replaces all rules.
     pub fallbacks: Option<Vec<Rule>>,
     /// Replaces all rules.
@@ -79,6 +87,8 @@ pub struct ProjectView {
     pub locale: String,
     pub dedup: DedupSettings,
     pub entity_credentials: EntityCredentials,
+    /// What is absent follows the host's settings; `GET …/retention` shows what holds.
+    pub retention: RetentionSettings,
     pub fallbacks: Vec<Rule>,
     pub notifications: Vec<Notification>,
     pub callback_secret: CallbackSecretView,
@@ -99,6 +109,7 @@ impl From<Project> for ProjectView {
             locale: project.locale,
             dedup: project.dedup,
             entity_credentials: project.sending.entity_credentials,
+            retention: project.retention,
             fallbacks: project.sending.fallbacks.iter().map(Rule::from).collect(),
             notifications: project.sending.notifications.iter().map(Notification::from).collect(),
             callback_secret: CallbackSecretView::from(&project.callback_secrets),
@@ -121,11 +132,19 @@ fn check(project: &Project) -> Result<(), ApiError> {
     wrong(name(&project.name), "name", "invalid_length", "must have 1 to 255 characters");
     let region = normalise::region(&project.default_region).is_some();
     wrong(region, "default_region", "invalid_region", "must be an ISO 3166 region such as RU");
-    let zone = (1..=64).contains(&project.time_zone.len()) && plain(&project.time_zone, "/_+-");
+    let zone = (1..=64).contains(&project.time_zone.len()) && cleanup::time_zone(&project.time_zone).is_some();
     wrong(zone, "time_zone", "invalid_time_zone", "must be an IANA name such as Europe/Moscow");
     let locale = (2..=35).contains(&project.locale.len()) && plain(&project.locale, "-");
     wrong(locale, "locale", "invalid_locale", "must be a language tag such as ru");
+    for (field, days) in [("leads_days", project.retention.leads_days), ("attempts_days", project.retention.attempts_days)] {
+        let fine = days.is_none_or(|days| days <= MAX_DAYS);
+        wrong(fine, &format!("retention/{field}"), "invalid_value", "must be 0 to 36500");
+    }
     wrong((1..=MAX_TTL_SEC).contains(&project.dedup.ttl_sec), "dedup/ttl_sec", "invalid_value", "must be 1 to 2592000");
+    if let Some(Err((index, detail))) = project.dedup.fields.as_deref().map(dedup::check_fields) {
+        let at = index.map_or_else(String::new, |index| format!("/{index}"));
+        wrong(false, &format!("dedup/fields{at}"), "invalid_value", detail);
+    }
     if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }
 
@@ -145,6 +164,7 @@ pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Res
         locale: body.locale.unwrap_or_else(|| "ru".into()),
         dedup: body.dedup.unwrap_or_default(),
         sending: SendingSettings { entity_credentials: body.entity_credentials.unwrap_or_default(), ..SendingSettings::default() },
+        retention: body.retention.unwrap_or_default(),
         callback_secrets: CallbackSecrets::default(),
         created_at: now,
         updated_at: now,
@@ -203,6 +223,9 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     }
     if let Some(dedup) = body.dedup {
         project.dedup = dedup;
+    }
+    if let Some(retention) = body.retention {
+        project.retention = retention;
     }
     if let Some(rule) = body.entity_credentials {
         project.sending.entity_credentials = rule;

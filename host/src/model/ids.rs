@@ -161,6 +161,9 @@ id!(
     /// A line of the audit log.
     AuditId, "aud");
 id!(
+    /// An erasure of a person.
+    ErasureId, "ers");
+id!(
     /// A request's correlation id. In `X-Request-Id` it is written as a plain UUID.
     RequestId, "req");
 

@@ -9,9 +9,11 @@ mod callback;
 mod channel;
 mod credential;
 mod delivery;
+mod erasure;
 mod ids;
 mod lead;
 mod project;
+mod retention;
 mod sending;
 mod task;
 mod timestamp;
@@ -22,9 +24,11 @@ pub use callback::{Callback, Callbacks, Event};
 pub use channel::{Pin, PinState};
 pub use credential::{Credential, CredentialState, Purpose, RetryOverride, SealedSecret, StateReason};
 pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryKind, DeliveryStatus, Exchange, RemoteRef};
-pub use ids::{AttemptId, AuditId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
+pub use erasure::{Erasure, ErasureCounts, ErasureKind, Person, Received, note_received};
+pub use ids::{AttemptId, AuditId, BatchId, CredentialId, DeliveryId, ErasureId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
 pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
-pub use project::{ApiKey, DedupSettings, Project, RateLimit, Scope};
+pub use project::{ApiKey, DedupSettings, OnDuplicate, Project, RateLimit, Scope};
+pub use retention::{Cleanup, Removed, Repeats, RetentionSettings};
 pub use sending::{
     CallbackSecrets, EntityCredentials, FallbackRule, FallbackTarget, Notice, NoticeKind, NotificationRule, SendingSettings,
 };

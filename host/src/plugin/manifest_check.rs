@@ -72,6 +72,9 @@ impl Check<'_> {
         if m.title.is_empty() {
             self.fail("title: give at least one language, such as title.en");
         }
+        for event in m.events.iter().filter(|event| !super::manifest::EVENTS.contains(&event.as_str())) {
+            self.fail(format!("events = [\"{event}\"]: there is no such event; known are {}", super::manifest::EVENTS.join(", ")));
+        }
         if !m.provides.contains(&Provides::Outbound) {
             self.fail("provides: every channel has \"outbound\"");
         }

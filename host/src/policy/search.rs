@@ -15,8 +15,8 @@ const MAX_WORDS: usize = 128;
 const MAX_TEXT: usize = 16_384;
 /// Longest word, in characters; the rest of a longer one does not count.
 const MAX_WORD: usize = 32;
-/// Most contacts that are kept of one lead.
-const MAX_CONTACTS: usize = 32;
+/// Most contacts that are kept of one lead: all that it can have, so that whoever is to be erased is found.
+const MAX_CONTACTS: usize = 100;
 /// Most words of a question.
 const MAX_ASKED: usize = 12;
 
@@ -36,15 +36,8 @@ pub fn of(lead: &Lead) -> Found {
 
 /// The contacts that `lead` is found by.
 pub fn contacts(lead: &Lead) -> Vec<String> {
-    let mut contacts: Vec<String> = Vec::new();
-    for phone in &lead.phones {
-        contacts.extend(phone.e164.as_deref().or(Some(&phone.raw)).and_then(digits_key));
-    }
-    contacts.extend(lead.emails.iter().map(|email| email_key(email)));
-    contacts.sort();
-    contacts.dedup();
-    contacts.truncate(MAX_CONTACTS);
-    contacts
+    let phones = lead.phones.iter().map(|phone| phone.e164.as_deref().unwrap_or(&phone.raw));
+    contact_keys(phones, lead.emails.iter().map(String::as_str))
 }
 
 /// The words that `lead` is found by, the project's own first.
@@ -56,6 +49,15 @@ pub fn words(lead: &Lead) -> Vec<String> {
         add_words(&mut words, text, MAX_WORDS);
     }
     words
+}
+
+/// The keys of these numbers (as stored) and addresses.
+pub fn contact_keys<'a>(phones: impl Iterator<Item = &'a str>, emails: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut contacts: Vec<String> = phones.filter_map(digits_key).chain(emails.map(email_key)).collect();
+    contacts.sort();
+    contacts.dedup();
+    contacts.truncate(MAX_CONTACTS);
+    contacts
 }
 
 fn text(value: &serde_json::Value) -> Option<&String> {

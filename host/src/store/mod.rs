@@ -7,6 +7,7 @@
 //! keeps a late answer from overwriting a newer one.
 
 mod audit;
+mod keep;
 mod list;
 pub mod sqlite;
 mod task;
@@ -18,15 +19,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::audit::{Act, Acted, AuditQuery};
+pub use self::keep::{EraseStep, Erased, Prune, PrunedAttempts, PrunedLeads};
 pub use self::list::{Cursor, Found, ListQuery};
 pub use self::task::{KEPT_ERRORS, Slice, SliceWork, Sliced};
 pub use crate::policy::breaker::Pause;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
-    ApiKey, Attempt, AttemptId, AttemptOutcome, AuditLine, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Credential,
-    CredentialId, CredentialState, Delivery, DeliveryId, DeliveryKind, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord,
-    LeadStatus, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AttemptId, AttemptOutcome, AuditLine, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Cleanup, Credential, CredentialId, CredentialState, Delivery, DeliveryId, DeliveryKind, Erasure, ErasureId, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
@@ -119,6 +119,19 @@ pub struct IntakeExtras {
     pub deadline_at: Option<Timestamp>,
     /// What is done about deliveries that are not delivered in time.
     pub watches: Vec<Watch>,
+    /// The lead is in the store already and is sent again. Should it be gone, nothing is written: it must not come back.
+    pub again: bool,
+    /// Who is told, should the lead be there already.
+    pub note: Option<DuplicateNote>,
+}
+
+/// Who is told of a lead that came again, and what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DuplicateNote {
+    /// Credentials and their channels.
+    pub to: Vec<(CredentialId, String)>,
+    /// What is told: [`crate::policy::dedup::note`]. The first lead's ids and how often it came are added.
+    pub data: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A fallback rule over one delivery.
@@ -184,11 +197,14 @@ pub struct NewDelivery {
 pub enum Accepted {
     /// Stored and queued.
     New,
-    /// The same lead is there already; nothing was written.
+    /// The same lead is there already; that it came again was noted, and whoever the intake says is told: with events that are
+    /// callbacks of the first lead's newest batch, the first [`crate::policy::dedup::MAX_NOTES`] times.
     Duplicate {
         /// The first one.
         of: LeadId,
     },
+    /// It was to be sent again, and was removed meanwhile; nothing was written.
+    Gone,
 }
 
 /// How much of one lane may be leased.
@@ -464,7 +480,7 @@ pub trait Store: Send + Sync + 'static {
     async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError>;
 
     /// Notes something for the project's notification rules that want to hear of it; a timer tells it. A batch's end notes
-    /// itself. `false`: no rule wants it.
+    /// itself. `false`: no rule wants it, or its batch is gone.
     async fn note(&self, notice: &Notice) -> Result<bool, StoreError>;
 
     // ---- reading what became of leads
@@ -496,6 +512,40 @@ pub trait Store: Send + Sync + 'static {
     async fn speed(&self, project: ProjectId, after: Timestamp, before: Timestamp, limit: u32) -> Result<Speed, StoreError>;
     /// By number.
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError>;
+
+    /// How often these leads came again; those that did not are absent. At most 200.
+    async fn repeats(&self, leads: &[LeadId]) -> Result<BTreeMap<LeadId, Repeats>, StoreError>;
+
+    // ---- how long things are kept
+
+    /// Removes leads of a project that were last sent before a time and of which nothing is queued or being sent, each whole:
+    /// its batches, deliveries and attempts, and whatever it is found by. Slice by slice, oldest first.
+    async fn prune_leads(&self, prune: Prune<LeadId>) -> Result<PrunedLeads, StoreError>;
+    /// Removes attempts that began before a time, of deliveries that have ended; these keep all else, and say up to which
+    /// number attempts were removed. Slice by slice, oldest delivery first.
+    async fn prune_attempts(&self, prune: Prune<DeliveryId>) -> Result<PrunedAttempts, StoreError>;
+    /// Removes tasks of a project (`None`: those of no single one) that were made before a time and have ended. How many: fewer than `limit` at the end.
+    async fn prune_tasks(&self, project: Option<ProjectId>, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+    /// The last clean-up that was noted.
+    async fn cleanup(&self, project: Option<ProjectId>) -> Result<Option<Cleanup>, StoreError>;
+    /// Notes a clean-up in place of the one before.
+    async fn note_cleanup(&self, cleanup: &Cleanup) -> Result<(), StoreError>;
+
+    // ---- persons to be erased
+
+    #[allow(missing_docs)]
+    async fn create_erasure(&self, erasure: &Erasure) -> Result<(), StoreError>;
+    #[allow(missing_docs)]
+    async fn erasure(&self, id: ErasureId) -> Result<Option<Erasure>, StoreError>;
+    /// Newest first, `before` excluded; of one project, or all.
+    async fn erasures(&self, project: Option<ProjectId>, before: Option<ErasureId>, limit: u32) -> Result<Page<Erasure>, StoreError>;
+    /// Up to `limit` of those that are not done, oldest first.
+    async fn running_erasures(&self, limit: u32) -> Result<Vec<Erasure>, StoreError>;
+    /// Takes the next step of an erasure. `None`: there is none, or it is done. The leads of the person go as
+    /// [`Store::prune_leads`] removes them, but whatever is queued or being sent of them; then what else names the person in
+    /// the project goes; then whatever the database keeps of removed rows, as far as it can tell. May be taken again after a
+    /// crash, and by two at once.
+    async fn erase(&self, step: &EraseStep) -> Result<Option<Erased>, StoreError>;
 
     // ---- work on many rows
 

@@ -86,8 +86,19 @@ fn one(tx: &mut Tx, one: &Accepting) -> Result<Answer, StoreError> {
     {
         return Ok(written);
     }
+    if one.extras.again && tx.db.first(IS_THERE, params![one.lead.id.uuid()], |_| Ok(()))?.is_none() {
+        return Ok(Written::New(Accepted::Gone));
+    }
     let accepted = match duplicate(tx, one, now)? {
-        Some(first) => Accepted::Duplicate { of: first },
+        Some(first) => {
+            let notes = one.extras.notes();
+            if notes > 0 && tx.backlog + notes > tx.max_backlog {
+                return Err(StoreError::Overloaded { backlog: tx.backlog });
+            }
+            let count = super::prune::note_repeat(tx, first, now)?;
+            extras::note(tx, first, &one.extras, &one.correlation, count, now)?;
+            Accepted::Duplicate { of: first }
+        }
         None => {
             let jobs = one.deliveries.len() as u64;
             if jobs > 0 && tx.backlog + jobs > tx.max_backlog {
@@ -115,6 +126,8 @@ fn duplicate(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<Option<LeadId>,
     let params = params![one.lead.project.uuid(), key.hash, now.as_millis()];
     tx.db.first(FIND_DUPLICATE, params, |row| Ok(LeadId::from_uuid(row.get(0)?)))
 }
+
+const IS_THERE: &str = "select 1 from leads where id = ?1";
 
 const FIND_DUPLICATE: &str = "select lead_id from dedup where project_id = ?1 and hash = ?2 and expires_at > ?3";
 
@@ -166,4 +179,4 @@ const INSERT_DEDUP: &str = "insert or replace into dedup (project_id, hash, lead
 
 /// The statements on the hot path, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[FIND_DUPLICATE, INSERT_LEAD, INSERT_BATCH, INSERT_DELIVERY, INSERT_JOB, INSERT_DEDUP];
+pub(super) const HOT: &[&str] = &[IS_THERE, FIND_DUPLICATE, INSERT_LEAD, INSERT_BATCH, INSERT_DELIVERY, INSERT_JOB, INSERT_DEDUP];

@@ -23,9 +23,21 @@ pub(super) async fn create_project(tx: &mut Tx, project: &Project, keep: &Keep) 
     if taken.fetch_optional(&mut tx.conn).await?.is_some() {
         return Err(StoreError::Taken { what: "external_id", value: project.external_id.clone() });
     }
-    let Project { id, external_id, name, default_region, time_zone, locale, dedup, sending, callback_secrets, created_at, updated_at } =
-        project.clone();
-    sqlx::query("insert into projects (id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+    let Project {
+        id,
+        external_id,
+        name,
+        default_region,
+        time_zone,
+        locale,
+        dedup,
+        sending,
+        retention,
+        callback_secrets,
+        created_at,
+        updated_at,
+    } = project.clone();
+    sqlx::query("insert into projects (id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets, retention) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
         .bind(id.uuid())
         .bind(external_id)
         .bind(name)
@@ -37,6 +49,7 @@ pub(super) async fn create_project(tx: &mut Tx, project: &Project, keep: &Keep) 
         .bind(updated_at.as_millis())
         .bind(to_json(&sending)?)
         .bind(to_json(&callback_secrets)?)
+        .bind(to_json(&retention)?)
         .execute(&mut tx.conn)
         .await?;
     answers::after(tx, keep.as_ref()).await?;
@@ -44,9 +57,9 @@ pub(super) async fn create_project(tx: &mut Tx, project: &Project, keep: &Keep) 
 }
 
 pub(super) async fn update_project(tx: &mut Tx, project: &Project) -> Result<bool, StoreError> {
-    let Project { id, name, default_region, time_zone, locale, dedup, sending, updated_at, .. } = project.clone();
+    let Project { id, name, default_region, time_zone, locale, dedup, sending, retention, updated_at, .. } = project.clone();
     let done = sqlx::query(
-        "update projects set name = $2, default_region = $3, time_zone = $4, locale = $5, dedup = $6, updated_at = $7, sending = $8
+        "update projects set name = $2, default_region = $3, time_zone = $4, locale = $5, dedup = $6, updated_at = $7, sending = $8, retention = $9
           where id = $1",
     )
     .bind(id.uuid())
@@ -57,6 +70,7 @@ pub(super) async fn update_project(tx: &mut Tx, project: &Project) -> Result<boo
     .bind(to_json(&dedup)?)
     .bind(updated_at.as_millis())
     .bind(to_json(&sending)?)
+    .bind(to_json(&retention)?)
     .execute(&mut tx.conn)
     .await?;
     Ok(done.rows_affected() > 0)
@@ -70,7 +84,7 @@ pub(super) async fn is_newer(tx: &mut Tx, id: ProjectId, read_at: Timestamp) -> 
 
 macro_rules! projects {
     ($rest:literal) => {
-        concat!("select id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets from projects ", $rest)
+        concat!("select id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets, retention from projects ", $rest)
     };
 }
 
@@ -87,6 +101,7 @@ fn project_row(row: &SqliteRow) -> Result<Project, StoreError> {
         updated_at: time(row.try_get(8)?),
         sending: json(row.try_get(9)?)?,
         callback_secrets: json(row.try_get(10)?)?,
+        retention: json(row.try_get(11)?)?,
     })
 }
 

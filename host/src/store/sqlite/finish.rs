@@ -136,7 +136,7 @@ pub(super) fn requeue(
 const RETRY: &str = "
 insert into jobs (id, lane_id, due_at, was_due, fence, calls, maybe_sent, memo, batch_id, lead_id, correlation, settings,
                   kind, event)
-select d.id, ?3, ?2, ?2, d.fence, coalesce((select max(no) from attempts where delivery_id = d.id), 0),
+select d.id, ?3, ?2, ?2, d.fence, max(coalesce((select max(no) from attempts where delivery_id = d.id), 0), d.attempts_pruned),
        d.maybe_sent, d.memo, d.batch_id, d.lead_id, b.correlation, d.settings, d.kind, d.event
   from deliveries d cross join batches b on b.id = d.batch_id
  where d.id = ?1";

@@ -13,12 +13,14 @@ mod bulk;
 mod credentials;
 mod direct;
 mod ended;
+mod erasures;
 mod error;
 mod extras;
 mod failing;
 mod finish;
 #[cfg(test)]
 mod full;
+mod gone;
 mod kv;
 mod lead_cache;
 mod lease;
@@ -28,12 +30,14 @@ mod open;
 mod page;
 #[cfg(test)]
 mod plans;
+mod prune;
 mod read;
 mod search;
 mod sending;
 mod settle;
 mod speed;
 mod tasks;
+mod tidy;
 mod timers;
 mod walk;
 mod words;
@@ -51,12 +55,10 @@ use sqlx::{Row, SqlitePool};
 
 use self::accept::Accepting;
 use super::{
-    Accepted, Act, Acted, AuditQuery, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota,
-    Leased, ListQuery, Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
+    Accepted, Act, Acted, AuditQuery, Changed, EraseStep, Erased, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
-    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId,
-    LeadId, LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Cleanup, Credential, CredentialId, CredentialState, Delivery, DeliveryId, Erasure, ErasureId, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Settings of a store.
@@ -82,6 +84,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     backlog: Arc<AtomicU64>,
     failing: Arc<failing::Failing>,
+    tidy: Arc<tidy::Tidy>,
 }
 
 impl SqliteStore {
@@ -265,6 +268,64 @@ impl Store for SqliteStore {
 
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
         read::attempts(&self.readers, delivery).await
+    }
+
+    async fn repeats(&self, leads: &[LeadId]) -> Result<BTreeMap<LeadId, Repeats>, StoreError> {
+        prune::repeats(&self.readers, leads).await
+    }
+
+    async fn prune_leads(&self, prune: Prune<LeadId>) -> Result<PrunedLeads, StoreError> {
+        write!(self, tx, [prune], ready(prune::leads(tx, prune)))
+    }
+
+    async fn prune_attempts(&self, prune: Prune<DeliveryId>) -> Result<PrunedAttempts, StoreError> {
+        write!(self, tx, [prune], ready(prune::attempts(tx, prune)))
+    }
+
+    async fn prune_tasks(&self, project: Option<ProjectId>, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, [project, before, limit], ready(prune::tasks(tx, *project, *before, *limit)))
+    }
+
+    async fn cleanup(&self, project: Option<ProjectId>) -> Result<Option<Cleanup>, StoreError> {
+        prune::cleanup(&self.readers, project).await
+    }
+
+    async fn note_cleanup(&self, cleanup: &Cleanup) -> Result<(), StoreError> {
+        let cleanup = cleanup.clone();
+        write!(self, tx, [cleanup], ready(prune::note_cleanup(tx, cleanup)))
+    }
+
+    async fn create_erasure(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        let erasure = erasure.clone();
+        write!(self, tx, [erasure], ready(erasures::create(tx, erasure)))
+    }
+
+    async fn erasure(&self, id: ErasureId) -> Result<Option<Erasure>, StoreError> {
+        erasures::erasure(&self.readers, id).await
+    }
+
+    async fn erasures(&self, project: Option<ProjectId>, before: Option<ErasureId>, limit: u32) -> Result<Page<Erasure>, StoreError> {
+        erasures::erasures(&self.readers, project, before, limit).await
+    }
+
+    async fn running_erasures(&self, limit: u32) -> Result<Vec<Erasure>, StoreError> {
+        erasures::running(&self.readers, limit).await
+    }
+
+    /// The last step is about the files, which no transaction can be.
+    async fn erase(&self, step: &EraseStep) -> Result<Option<Erased>, StoreError> {
+        let (shared, tidied) = (step.clone(), self.tidy.done());
+        let taken = write!(self, tx, [shared], ready(erasures::step(tx, shared)))?;
+        let Some(erasures::Taken { erased, tidies }) = taken else { return Ok(None) };
+        if !tidies {
+            return Ok(Some(erased));
+        }
+        if self.tidy.done() == tidied {
+            return Ok(Some(Erased { later: true, ..erased }));
+        }
+        let (id, now) = (step.erasure, step.now);
+        write!(self, tx, [id, now], ready(erasures::complete(tx, *id, *now)))?;
+        Ok(Some(Erased { done: true, ..erased }))
     }
 
     async fn create_task(&self, task: &Task, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {

@@ -18,6 +18,10 @@ use crate::store::{Changed, StoreError};
 pub(super) fn note(tx: &Tx, notice: &Notice) -> Result<bool, StoreError> {
     let Some((settings, _)) = rules(tx, notice.project)? else { return Ok(false) };
     let mut wanted = false;
+    // A call that ends after its lead was erased must not bring anything of it back.
+    if tx.db.first(THERE, params![notice.batch.uuid()], |_| Ok(()))?.is_none() {
+        return Ok(false);
+    }
     for rule in settings.notifications.iter().filter(|rule| rule.on.contains(&notice.kind)) {
         let (quiet_until, mut digest) = read(tx, notice.project, &rule.name)?;
         digest.add(notice);
@@ -97,9 +101,11 @@ const TIMER: &str = "insert or ignore into timers (due_at, subject, kind, rule) 
 
 const FORGET: &str = "delete from notices where project_id = ?1 and rule = ?2";
 
+const THERE: &str = "select 1 from batches where id = ?1";
+
 const PLACE: &str = "
 select b.correlation, (select max(position) from deliveries where batch_id = b.id) from batches b where b.id = ?1";
 
 /// The statements, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[RULES, READ, WRITE, TIMER, FORGET, PLACE];
+pub(super) const HOT: &[&str] = &[RULES, READ, WRITE, TIMER, FORGET, THERE, PLACE];

@@ -14,6 +14,7 @@ use sqlx::{ConnectOptions, Row};
 use super::direct::Direct;
 use super::failing::Failing;
 use super::lead_cache::LeadCache;
+use super::tidy::Tidy;
 use super::writer::{self, Tx};
 use super::{SqliteStore, StoreOptions, page};
 use crate::private;
@@ -39,6 +40,8 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         // What is written is mostly at the ends of the trees; the operating system keeps the rest.
         .pragma("cache_size", "-16384")
         .pragma("temp_store", "memory")
+        // What is removed is overwritten, pages that fall free too: a person who was erased must not be found in the file.
+        .pragma("secure_delete", "on")
         // See `Direct`: two threads use it, one after the other.
         .serialized(true);
     let mut conn = writing.connect().await.map_err(|error| not_opened(path, error.into()))?;
@@ -58,10 +61,11 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-2048").row_buffer_size(page::READ_AHEAD));
     let shared = Arc::new(AtomicU64::new(backlog));
     let db = Direct::over(&mut conn).await?;
-    let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()) };
+    let tidy = Arc::new(Tidy::default());
+    let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()), tidy: tidy.clone() };
     let failing = Arc::new(Failing::default());
     let (writer, ended) = writer::start(tx, writing.create_if_missing(false), shared.clone(), failing.clone(), lock)?;
-    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared, failing })
+    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared, failing, tidy })
 }
 
 /// Whoever sent was a process that has ended: this one holds the lock. Its leases need not run out, so the jobs are due as

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::read::json;
 use super::writer::Tx;
-use crate::model::Lead;
+use crate::model::{Lead, LeadId};
 use crate::policy::search;
 use crate::store::StoreError;
 
@@ -33,6 +33,51 @@ const INSERT_CONTACT: &str = "insert or ignore into lead_contacts (key, lead_id)
 const INSERT_DOC: &str = "
 insert or ignore into lead_docs (doc, lead_id)
 values (1 + max((select coalesce(max(doc), 0) from lead_docs), (select done from search_progress where id = 1)), ?1)";
+
+/// To be called before the lead's own row goes. How many contacts it was found by.
+pub(super) fn remove(tx: &Tx, lead: &Lead) -> Result<u64, StoreError> {
+    let contacts = remove_contacts(tx, lead.id, &search::contacts(lead))?;
+    tx.db.run(DELETE_WORDS, params![lead.id.uuid()])?;
+    tx.db.run(DELETE_DOC, params![lead.id.uuid()])?;
+    Ok(contacts)
+}
+
+/// Has the lead found by further contacts.
+pub(super) fn add_contacts(tx: &Tx, lead: LeadId, keys: &[String]) -> Result<(), StoreError> {
+    for key in keys {
+        tx.db.run(INSERT_CONTACT, params![key, lead.uuid()])?;
+    }
+    Ok(())
+}
+
+/// How many there were.
+pub(super) fn remove_contacts(tx: &Tx, lead: LeadId, keys: &[String]) -> Result<u64, StoreError> {
+    let mut removed = 0;
+    for key in keys {
+        removed += tx.db.run(DELETE_CONTACT, params![key, lead.uuid()])? as u64;
+    }
+    Ok(removed)
+}
+
+const DELETE_CONTACT: &str = "delete from lead_contacts where key = ?1 and lead_id = ?2";
+
+const DELETE_WORDS: &str = "delete from lead_words where rowid = (select doc from lead_docs where lead_id = ?1)";
+
+const DELETE_DOC: &str = "delete from lead_docs where lead_id = ?1";
+
+/// Some work at merging the index of words, which only marks what is removed until its parts are merged: `whole` begins to
+/// merge all parts there are. Whether there may be more to do.
+pub(super) fn merge(tx: &Tx, whole: bool) -> Result<bool, StoreError> {
+    let before = tx.db.total_changes();
+    tx.db.run(MERGE, params![if whole { -MERGED_PAGES } else { MERGED_PAGES }])?;
+    // The statement itself counts as one.
+    Ok(whole || tx.db.total_changes() - before >= 2)
+}
+
+/// Pages of the index that are written in one transaction.
+const MERGED_PAGES: i64 = 128;
+
+const MERGE: &str = "insert into lead_words (lead_words, rank) values ('merge', ?1)";
 
 /// Leads whose words are to be written, made ready outside the writer.
 pub(super) struct Slice {
@@ -91,4 +136,4 @@ select n.doc, ?3 from lead_docs n cross join leads l on l.id = n.lead_id
 
 /// The statements on the hot path, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[INSERT_CONTACT, INSERT_DOC, INSERT_WORDS, UNINDEXED, INDEXED];
+pub(super) const HOT: &[&str] = &[INSERT_CONTACT, INSERT_DOC, INSERT_WORDS, UNINDEXED, INDEXED, DELETE_CONTACT, DELETE_WORDS, DELETE_DOC];

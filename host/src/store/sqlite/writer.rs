@@ -21,6 +21,7 @@ use super::error::is_refusal;
 use super::failing::Failing;
 use super::finish;
 use super::lead_cache::LeadCache;
+use super::tidy::Tidy;
 use crate::fault::{self, Point};
 use crate::store::{Changed, Finish, StoreError};
 
@@ -55,6 +56,8 @@ pub(super) struct Tx {
     pub(super) backlog: u64,
     pub(super) max_backlog: u64,
     pub(super) leads: Arc<LeadCache>,
+    /// What is to be done about the files once the transaction is committed.
+    pub(super) tidy: Arc<Tidy>,
 }
 
 impl Tx {
@@ -197,6 +200,9 @@ impl Writer {
             }
         }
         self.backlog.store(self.tx.backlog, Ordering::Relaxed);
+        if done.is_ok() {
+            self.tx.tidy.run(&self.tx.db);
+        }
         self.failing.note(&done);
         done
     }
