@@ -36,3 +36,4 @@ mod timeline;
 mod verifiers;
 mod wasi;
 mod webhook_channel;
+mod withdrawn;
