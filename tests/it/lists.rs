@@ -152,3 +152,23 @@ async fn a_key_finds_nothing_of_another_project() {
         assert_eq!((status, &problem["errors"][0]["pointer"]), (404, &json!("/project")), "{problem}");
     }
 }
+
+#[tokio::test]
+async fn spellings_that_people_paste_are_found() {
+    let (_sink, host, _) = shop().await;
+    let work = host.send(json!({"name": "Ann", "phone": "8 (495) 123-45-67 доб. 12", "external_id": "2026-000123"})).await;
+    let home = host.send(json!({"name": "Анна Сидорова", "email": "Anna@Пример.рф", "fields": {"order": 55443322}})).await;
+    host.idle().await;
+    let (work, home) = (work["lead_id"].as_str().unwrap(), home["lead_id"].as_str().unwrap());
+    for (name, value, wanted) in [
+        ("phone", "+7 495 123-45-67", work),
+        ("q", "8 495 123\u{2013}45\u{2013}67", work),
+        ("q", "8(495)1234567 доб 99", work),
+        ("q", "2026-000123", work),
+        ("q", "55443322", home),
+        ("q", "сидоров", home),
+        ("email", "anna@xn--e1afmkfd.xn--p1ai", home),
+    ] {
+        assert_eq!(ids(&ask(&host, "/api/leads", &[(name, value)]).await, "id"), [wanted], "{name}={value}");
+    }
+}

@@ -47,3 +47,4 @@ mod timeline;
 mod verifiers;
 mod wasi;
 mod webhook_channel;
+mod withdrawn;

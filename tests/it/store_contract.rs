@@ -670,7 +670,8 @@ async fn cancelling_spares_what_is_being_sent(backend: &dyn Backend) {
     assert_eq!(store.cancel_delivery(ids[1], at(1)).await.unwrap(), None);
     assert_eq!(store.cancel_delivery(DeliveryId::new(at(0)), at(1)).await.unwrap(), None);
     assert_eq!(store.cancel_batch(BatchId::new(at(0)), at(1)).await.unwrap(), None);
-    assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((1, Changed::only(batch, lead))));
+    let stopping = Changed { timer: true, ..Changed::only(batch, lead) };
+    assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((1, stopping)));
     assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((0, Changed::only(batch, lead))));
     store.release(&[leased.job], at(3)).await.unwrap();
     let (count, changed) = store.cancel_batch(batch, at(3)).await.unwrap().unwrap();
@@ -1214,6 +1215,8 @@ contract!(
 
 #[path = "store_contract_sending.rs"]
 mod sending;
+#[path = "store_contract_withdrawn.rs"]
+mod withdrawn;
 
 mod sqlite_file {
     //! What belongs to the file, not to the contract.

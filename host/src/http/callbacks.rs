@@ -44,6 +44,14 @@ pub struct Callbacks {
     pub finally: Vec<Receiver>,
 }
 
+impl Callbacks {
+    /// Whether a receiver is told in words or at a place that this very call gives.
+    pub fn show_the_lead(&self) -> bool {
+        let own = |Receiver(entry): &Receiver| entry.settings.is_some() || entry.template.is_some();
+        self.then.iter().chain(&self.catch).chain(&self.finally).any(own)
+    }
+}
+
 /// One receiver: a URL or a credential.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]

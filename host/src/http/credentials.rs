@@ -524,11 +524,19 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
 
 /// Delete a credential
 ///
-/// What is queued for it is cancelled.
+/// What is queued for it is cancelled. One that fallback or notification rules name is not deleted before them.
 #[utoipa::path(delete, path = "/api/credentials/{id}", tag = "Administration", params(("id" = String, Path, description = "`crd_…`")),
-    responses((status = 204, description = "Deleted")))]
+    responses((status = 204, description = "Deleted"),
+        (status = 409, description = "Rules of its project name it, or the host made it", body = super::error::Problem,
+            content_type = "application/problem+json")))]
 pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
     let credential = find_own(&app, &caller, &id).await?;
+    let project = app.store.project(credential.project).await?;
+    let rules = project.as_ref().map(|project| project.sending.rules_with(credential.id)).unwrap_or_default();
+    if !rules.is_empty() {
+        let detail = format!("these rules of the project name it, and would tell nobody without it: {}", rules.join(", "));
+        return Err(ApiError::conflict("credential_in_use", detail));
+    }
     let changes = trail::credential(Some(&credential), None);
     let line = caller.line(&app, AuditAction::CredentialDelete, Some(credential.project), credential.id, changes);
     let act = Act::DeleteCredential { id: credential.id, now: app.now() };

@@ -102,6 +102,11 @@ pub async fn check(app: &App, caller: &Caller, project: ProjectId, rules: Vec<Ru
                 continue;
             };
             let settings = target.settings.filter(|settings| !settings.is_empty());
+            if settings.is_none() && rule.credential_id == Some(target.credential_id) {
+                let detail = "is the credential that the rule waits for: the lead would go there twice";
+                errors.push(FieldError::new(format!("{at}/credential_id"), "same_credential", detail));
+                continue;
+            }
             if let Some(settings) = &settings
                 && let Err(error) = check_settings(app, caller, credential, settings, &format!("{at}/settings"))
             {

@@ -20,6 +20,7 @@ use super::send::{Ready, Sent, earlier_or, send};
 use super::views::{BatchDetail, LeadDetail, LeadRow, LeadView, List};
 use crate::app::App;
 use crate::model::{LeadId, LeadRecord, LeadStatus, Origin, Scope, Timestamp};
+use crate::policy::fanout::Wanted;
 use crate::policy::intake::{self, Amount, LeadContent, Made};
 use crate::policy::normalise;
 
@@ -216,6 +217,12 @@ async fn batch_lead(app: &App, caller: &Caller, body: SendBatch) -> Result<Ready
             _ => new_lead(app, caller, (lead, options), "/lead").await,
         },
         (Some(id), None) => {
+            // Whoever says where a stored lead goes, or in what words, reads it.
+            let named = if let Wanted::Named(list) = &options.wanted { list.as_slice() } else { &[] };
+            let shows = !options.credentials.is_empty() || named.iter().any(|entry| entry.settings.is_some());
+            if shows || options.callbacks.show_the_lead() {
+                caller.require(Scope::LeadsRead)?;
+            }
             let found = find_lead(app, caller, &id, body.project.as_deref()).await?;
             let unknown = || ApiError { errors: vec![], ..ApiError::not_found("lead") };
             resend_of(app, found.ok_or_else(unknown)?, options).await

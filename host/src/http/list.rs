@@ -267,7 +267,7 @@ impl Conditions {
         }
         let Some(q) = &self.q else { return Ok(()) };
         if search::is_phone(q) {
-            query.contacts.push(search::phone_keys(q, region));
+            query.contacts.push(search::phone_keys(q, region).into_iter().chain(search::number_key(q)).collect());
         } else if normalise::email(q).is_some() {
             query.contacts.push(vec![search::email_key(q)]);
         } else {

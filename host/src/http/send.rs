@@ -148,8 +148,9 @@ async fn plan(app: &App, caller: &Caller, ready: &mut Ready) -> Result<Planned, 
     let Ready { lead, warnings, options, project, .. } = ready;
     let credentials = app.credentials(project.id).await?;
     let (inline, unusable) = inline::check(app, project.id, &options.wanted, std::mem::take(&mut options.credentials))?;
-    let from =
-        Candidates { entity: lead.entity.as_deref(), credentials: &credentials, inline: &inline, rule: project.sending.entity_credentials };
+    let barred: Vec<String> = unusable.iter().filter_map(|warning| warning.channel.clone()).collect();
+    let (entity, rule) = (lead.entity.as_deref(), project.sending.entity_credentials);
+    let from = Candidates { entity, credentials: &credentials, inline: &inline, barred: &barred, rule };
     let installed = |channel: &str| app.registry.installed(channel);
     let plan = fan_out(&options.wanted, from, installed, "/integrations")?;
     for target in &plan.targets {

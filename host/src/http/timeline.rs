@@ -270,6 +270,9 @@ fn attempt_text(attempt: &Attempt, name: &str) -> String {
 fn end_text(delivery: &Delivery, name: &str) -> String {
     let refs: Vec<String> = delivery.refs.iter().map(|one| format!("{} {}", one.name, one.value)).collect();
     let mut text = match delivery.status {
+        DeliveryStatus::Delivered if delivery.overdue_at.is_some() => {
+            format!("{name}: delivered late, after a fallback had stood in for it")
+        }
         DeliveryStatus::Delivered => format!("{name}: delivered"),
         DeliveryStatus::Skipped => format!("{name}: skipped"),
         DeliveryStatus::InDoubt => format!("{name}: in doubt, it may have been sent; a person decides"),

@@ -443,7 +443,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes attempts and next states; several calls share a transaction. For each entry, in order: what changed, or
     /// `None` when the lease was lost to another (nothing was written for it). When a delivery ends as failed in a batch
-    /// with `allow_failures = false`, its siblings that are queued and have no lease end as cancelled in the same transaction.
+    /// with `allow_failures = false`, its siblings that are queued and have no lease end as cancelled in the same transaction,
+    /// and those under a lease get no further attempt ([`Store::cancel_batch`]). What would be queued again after its deadline
+    /// ends as failed with the code `deadline`.
     /// Whatever write ends a batch (this one, a cancel, a timer, an intake without deliveries) also queues its callbacks, the
     /// first time it ends and never again, and erases the credentials that were given for it.
     async fn finish(&self, finished: Vec<Finish>) -> Result<Vec<Option<Changed>>, StoreError>;
@@ -460,14 +462,17 @@ pub trait Store: Send + Sync + 'static {
     /// Every lane that has jobs, bulk lanes too, with its earliest due time.
     async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError>;
 
-    /// Queues a failed, in-doubt or cancelled delivery again: due at `now`, attempts from 0, its batch pending again.
+    /// Queues a failed, in-doubt or cancelled delivery again: due at `now`, attempts from 0, no deadline, its batch pending
+    /// again. It is leased as `maybe_sent` unless the remote side is known not to have it: when it was refused, or never tried.
     /// `None`: no such delivery, or not in such a state.
     async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError>;
 
     /// Ends a queued delivery as cancelled. `None`: no such delivery, or it is being sent or has ended.
     async fn cancel_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError>;
 
-    /// Cancels every lead's delivery of the batch that is queued and not being sent. The count of those cancelled.
+    /// Cancels what is to bring the lead somewhere (its deliveries and their fallbacks), is queued and not being sent. What is
+    /// being sent gets no further attempt: it ends as it ends, or as cancelled where it would be queued again or, by a timer,
+    /// where its lease is lost. The count of those cancelled at once.
     async fn cancel_batch(&self, id: BatchId, now: Timestamp) -> Result<Option<(u32, Changed)>, StoreError>;
 
     // ---- what happens by time alone
@@ -476,7 +481,8 @@ pub trait Store: Send + Sync + 'static {
     async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Does what is due: deliveries that were not sent by their deadline end as failed with the code `deadline`, and those
-    /// not delivered in time get their fallbacks, each rule once, and notification rules tell what they have heard of. At most `limit` timers; whether there may be more.
+    /// not delivered in time get their fallbacks (each rule once, and never to the credential and settings of the delivery
+    /// itself), and notification rules tell what they have heard of. At most `limit` timers; whether there may be more.
     async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError>;
 
     /// Notes something for the project's notification rules that want to hear of it; a timer tells it. A batch's end notes

@@ -5,11 +5,12 @@ use crate::model::{CredentialId, DeliveryId, TaskError, TaskId, Timestamp};
 
 /// What one slice does to the rows it passes.
 pub enum SliceWork {
-    /// Queues these again in the bulk lanes, else as [`super::Store::retry_delivery`] does. Those that are not failed, in doubt or cancelled stay.
+    /// Queues these again in the bulk lanes, else as [`super::Store::retry_delivery`] does. Those that are not failed, in doubt or cancelled stay, and
+    /// those that ended after the task was made: they were tried again meanwhile.
     Retry(Vec<DeliveryId>),
     /// Cancels those of these that are queued and not being sent.
     Cancel(Vec<DeliveryId>),
-    /// Sends these again, by the bulk lanes.
+    /// Sends these again, by the bulk lanes. Leads that have got a batch since the task was made stay, and those that are gone stay gone.
     Send(Vec<Intake>),
 }
 

@@ -57,8 +57,7 @@ impl Accepting {
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
     fn now(&self) -> Timestamp {
-        let (seconds, nanos) = self.batch.uuid().get_timestamp().map_or((0, 0), |at| at.to_unix());
-        Timestamp::from_millis(i64::try_from(seconds).unwrap_or(i64::MAX / 2_000) * 1_000 + i64::from(nanos / 1_000_000))
+        super::walk::time_of(self.batch.uuid())
     }
 }
 

@@ -10,11 +10,12 @@ use super::writer::Tx;
 use crate::model::{DeliveryId, Timestamp};
 use crate::store::{Changed, Sliced, StoreError};
 
-/// Queues those that ended without success again, in the bulk lanes.
-pub(super) fn retry(tx: &mut Tx, ids: &[DeliveryId], now: Timestamp) -> Result<Sliced, StoreError> {
+/// Queues those again, in the bulk lanes, that ended without success before `began`: what ended later was tried again meanwhile,
+/// by this task or another.
+pub(super) fn retry(tx: &mut Tx, ids: &[DeliveryId], began: Timestamp, now: Timestamp) -> Result<Sliced, StoreError> {
     let mut found = BTreeMap::new();
     for id in ids {
-        if let Some(ended) = finish::retryable(tx, *id)? {
+        if let Some(ended) = finish::retryable(tx, *id, began)? {
             found.insert(*id, ended);
         }
     }

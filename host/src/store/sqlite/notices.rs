@@ -41,17 +41,19 @@ pub(super) fn tell(tx: &mut Tx, project: ProjectId, name: &str, now: Timestamp) 
         tx.db.run(FORGET, params![project.uuid(), name])?;
         return Ok(None);
     };
-    let Some(last) = digest.events.last() else { return Ok(None) };
+    if digest.events.is_empty() {
+        return Ok(None);
+    }
     // A timer of before the quiet period; the right one stands.
     if quiet_until.is_some_and(|until| until > now) {
         return Ok(None);
     }
-    let id = |name: &str| last.get(name).cloned().unwrap_or_default();
-    let batch: BatchId = serde_json::from_value(id("batch_id")).map_err(|error| StoreError::Defect(format!("a notice: {error}")))?;
-    let lead: LeadId = serde_json::from_value(id("lead_id")).map_err(|error| StoreError::Defect(format!("a notice: {error}")))?;
-    let place = tx.db.first(PLACE, params![batch.uuid()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?)))?;
-    let Some((correlation, position)) = place else { return Ok(None) };
-    let about = About { batch, lead, project, correlation, at: now };
+    let Some((about, position)) = about(tx, &digest, project, now)? else {
+        // All that it would tell of is gone; what happens next is told at once.
+        tx.db.run(FORGET, params![project.uuid(), name])?;
+        return Ok(None);
+    };
+    let (batch, lead) = (about.batch, about.lead);
     let event = Event {
         kind: "notification".to_owned(),
         external_id: project.to_string(),
@@ -73,6 +75,21 @@ pub(super) fn tell(tx: &mut Tx, project: ProjectId, name: &str, now: Timestamp) 
     let quiet_until = now.plus(Duration::from_secs(u64::from(rule.quiet_sec)));
     write(tx, project, name, quiet_until, &Digest::default())?;
     Ok(Some(Changed { queued: vec![rule.credential], ..Changed::only(batch, lead) }))
+}
+
+/// What the message hangs on: the newest of the events whose batch is still there, and the last position taken in it.
+fn about(tx: &Tx, digest: &Digest, project: ProjectId, now: Timestamp) -> Result<Option<(About, Option<i64>)>, StoreError> {
+    for event in digest.events.iter().rev() {
+        let id = |name: &str| event.get(name).cloned().unwrap_or_default();
+        let defect = |error: serde_json::Error| StoreError::Defect(format!("a notice: {error}"));
+        let batch: BatchId = serde_json::from_value(id("batch_id")).map_err(defect)?;
+        let lead: LeadId = serde_json::from_value(id("lead_id")).map_err(defect)?;
+        let place = tx.db.first(PLACE, params![batch.uuid()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+        if let Some((correlation, position)) = place {
+            return Ok(Some((About { batch, lead, project, correlation, at: now }, position)));
+        }
+    }
+    Ok(None)
 }
 
 /// The project's settings and its locale.

@@ -21,12 +21,14 @@ pub(super) struct Job {
     /// Leased and not answered.
     pub(super) sending: bool,
     pub(super) kind: DeliveryKind,
+    /// It gets no further attempt.
+    pub(super) stop: bool,
 }
 
 /// The columns that [`Job::read`] expects, after `select`.
 macro_rules! job_columns {
     () => {
-        "id, batch_id, fence, attempts, calls, maybe_sent, memo, sending, kind"
+        "id, batch_id, fence, attempts, calls, maybe_sent, memo, sending, kind, stop"
     };
 }
 pub(super) use job_columns;
@@ -43,6 +45,7 @@ impl Job {
             memo: row.get(6)?,
             sending: row.get(7)?,
             kind: word(row, 8)?,
+            stop: row.get(9)?,
         })
     }
 }
@@ -61,6 +64,13 @@ impl Ending<'_> {
     pub(super) fn cancelled(attempts: u32, now: Timestamp) -> Self {
         Self { status: DeliveryStatus::Cancelled, refs: &[], url: None, last: None, attempts, now }
     }
+}
+
+/// Whether the fallbacks of a batch are cancelled with what it counts: when a person withdraws it, and not when it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fallbacks {
+    Stay,
+    Too,
 }
 
 /// When a delivery is tried again.
@@ -123,12 +133,27 @@ impl Settling {
         self.book.unchanged(tx, job.batch)
     }
 
-    /// Ends what waits in a batch as cancelled. How many, and the last change.
-    pub(super) fn cancel_waiting(&mut self, tx: &mut Tx, batch: BatchId, now: Timestamp) -> Result<(u32, Option<Changed>), StoreError> {
-        let waiting = tx.db.all(WAITING, params![batch.uuid(), now.as_millis()], Job::read)?;
-        let mut changed = None;
+    /// Ends what waits in a batch as cancelled, and lets what is being sent have no further attempt. How many ended, and
+    /// what changed.
+    pub(super) fn cancel_waiting(
+        &mut self,
+        tx: &mut Tx,
+        batch: BatchId,
+        fallbacks: Fallbacks,
+        now: Timestamp,
+    ) -> Result<(u32, Option<Changed>), StoreError> {
+        let too = fallbacks == Fallbacks::Too;
+        let waiting = tx.db.all(WAITING, params![batch.uuid(), now.as_millis(), too], Job::read)?;
+        let mut changed: Option<Changed> = None;
         for job in &waiting {
-            changed = Some(self.end(tx, job, Ending::cancelled(job.attempts, now))?);
+            let one = self.end(tx, job, Ending::cancelled(job.attempts, now))?;
+            changed.get_or_insert_with(|| Changed::only(one.batch, one.lead)).merge(one);
+        }
+        // Should the node be lost meanwhile, a timer at the end of the lease cancels it.
+        if tx.db.run(STOP_TIMERS, params![batch.uuid(), now.as_millis(), too])? > 0 {
+            tx.db.run(STOP, params![batch.uuid(), now.as_millis(), too])?;
+            let unchanged = self.book.unchanged(tx, batch)?;
+            changed.get_or_insert(unchanged).timer = true;
         }
         Ok((waiting.len() as u32, changed))
     }
@@ -141,10 +166,19 @@ impl Settling {
 
 /// No lease, or one that has ended: then nobody is sending any more.
 const WAITING: &str = "
-select j.id, j.batch_id, j.fence, j.attempts, j.calls, j.maybe_sent, j.memo, j.sending, j.kind
+select j.id, j.batch_id, j.fence, j.attempts, j.calls, j.maybe_sent, j.memo, j.sending, j.kind, j.stop
   from deliveries d cross join jobs j on j.id = d.id
- where d.batch_id = ?1 and j.kind = 'lead' and (j.sending = 0 or j.due_at <= ?2)
+ where d.batch_id = ?1 and (j.kind = 'lead' or (?3 and j.kind = 'fallback')) and (j.sending = 0 or j.due_at <= ?2)
  order by d.position";
+
+const STOP_TIMERS: &str = "
+insert or ignore into timers (due_at, subject, kind, rule)
+select j.due_at, j.id, 'deadline', 'stop' from deliveries d cross join jobs j on j.id = d.id
+ where d.batch_id = ?1 and (j.kind = 'lead' or (?3 and j.kind = 'fallback')) and j.sending = 1 and j.due_at > ?2";
+
+const STOP: &str = "
+update jobs set stop = 1
+ where id in (select id from deliveries where batch_id = ?1 and (kind = 'lead' or (?3 and kind = 'fallback'))) and sending = 1 and due_at > ?2";
 
 const INSERT_ATTEMPT: &str = "
 insert into attempts (delivery_id, no, id, started_at, duration_ms, outcome, counted, code, message, exchanges, plugin, correlation, node)
@@ -166,4 +200,4 @@ const LAST: &str = "update deliveries set last_code = ?2, last_error = ?3 where 
 
 /// The statements on the hot path, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[WAITING, INSERT_ATTEMPT, END, DELETE_JOB, REPEAT, LAST];
+pub(super) const HOT: &[&str] = &[WAITING, STOP_TIMERS, STOP, INSERT_ATTEMPT, END, DELETE_JOB, REPEAT, LAST];
