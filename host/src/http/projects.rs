@@ -16,7 +16,8 @@ use super::trail;
 use super::views::List;
 use crate::app::App;
 use crate::model::{
-    AuditAction, CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, RetentionSettings, Scope, SendingSettings, Timestamp,
+    AuditAction, CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, RetentionSettings, Scope, SendingSettings,
+    Timestamp,
 };
 use crate::policy::cleanup::{self, MAX_DAYS};
 use crate::policy::{FieldError, dedup, normalise};

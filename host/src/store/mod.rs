@@ -26,7 +26,9 @@ pub use crate::policy::breaker::Pause;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
-    ApiKey, Attempt, AttemptId, AttemptOutcome, AuditLine, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Cleanup, Credential, CredentialId, CredentialState, Delivery, DeliveryId, DeliveryKind, Erasure, ErasureId, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord, LeadStatus, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AttemptId, AttemptOutcome, AuditLine, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Cleanup, Credential,
+    CredentialId, CredentialState, Delivery, DeliveryId, DeliveryKind, Erasure, ErasureId, Event, Exchange, FallbackRule, KeyId, Lead,
+    LeadId, LeadRecord, LeadStatus, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.

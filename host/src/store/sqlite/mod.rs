@@ -55,10 +55,13 @@ use sqlx::{Row, SqlitePool};
 
 use self::accept::Accepting;
 use super::{
-    Accepted, Act, Acted, AuditQuery, Changed, EraseStep, Erased, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
+    Accepted, Act, Acted, AuditQuery, Changed, EraseStep, Erased, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten,
+    LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Slice, Sliced, Speed, Store,
+    StoreError, StoredAnswer, Written,
 };
 use crate::model::{
-    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Cleanup, Credential, CredentialId, CredentialState, Delivery, DeliveryId, Erasure, ErasureId, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Cleanup, Credential, CredentialId, CredentialState, Delivery, DeliveryId,
+    Erasure, ErasureId, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Settings of a store.

@@ -4,7 +4,8 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
 use super::{
-    accept, admin, answers, audit, book, credentials, ended, erasures, extras, finish, gone, kv, lease, lists, notices, open, prune, read, search, sending, settle, speed, tasks, timers,
+    accept, admin, answers, audit, book, credentials, ended, erasures, extras, finish, gone, kv, lease, lists, notices, open, prune, read,
+    search, sending, settle, speed, tasks, timers,
 };
 use crate::model::{CredentialId, ProjectId, Timestamp};
 use crate::store::{Cursor, ListQuery};
