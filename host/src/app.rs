@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::bodies::Bodies;
 use crate::lane::{CheckAnswer, LaneState, Lanes, Preview, Previewed};
+use crate::live::Live;
 use crate::model::{ApiKey, BatchId, BatchStatus, Credential, CredentialId, KeyId, Project, ProjectId, Timestamp};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{FieldProblem, Registry, RegistryError, VersionStatus};
@@ -159,6 +160,8 @@ pub struct App {
     pub tasks: Arc<tokio::sync::Notify>,
     /// Bodies of requests.
     pub bodies: Arc<Bodies>,
+    /// What changes, for those who follow.
+    pub live: Arc<Live>,
     caches: Arc<Caches>,
 }
 
@@ -184,7 +187,8 @@ impl App {
         config: Arc<Config>,
     ) -> Self {
         let bodies = Arc::new(Bodies::new(&config.http));
-        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, caches: Arc::default() }
+        let live = Arc::new(Live::new(store.clone(), &config.events));
+        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, live, caches: Arc::default() }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end, and the lanes of what follows it.
@@ -214,6 +218,7 @@ impl App {
     /// A key was revoked.
     pub fn keys_changed(&self) {
         self.caches.keys.clear();
+        self.live.keys_changed();
     }
 
     /// Notes that a key was used; written by [`App::flush_key_use`].

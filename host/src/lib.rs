@@ -11,6 +11,7 @@ pub mod egress;
 pub mod http;
 pub mod keys;
 pub mod lane;
+pub mod live;
 pub mod mail;
 pub mod model;
 pub mod plugin;

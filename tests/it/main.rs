@@ -8,6 +8,8 @@ mod crash;
 mod doubt;
 mod drop_in;
 mod email_channel;
+mod events;
+mod events_socket;
 mod fallbacks;
 mod first_lead;
 mod hostile;

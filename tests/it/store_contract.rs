@@ -1205,6 +1205,9 @@ contract!(
 #[path = "store_contract_sending.rs"]
 mod sending;
 
+#[path = "store_contract_events.rs"]
+mod events;
+
 mod sqlite_file {
     //! What belongs to the file, not to the contract.
 

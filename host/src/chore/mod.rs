@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::model::Timestamp;
 
 /// How often expired rows are removed and the use of keys is noted.
 const EVERY: Duration = Duration::from_secs(60);
@@ -25,6 +26,7 @@ pub async fn run(app: App, stop: CancellationToken) {
             () = app.clock.sleep_until(next) => {}
         }
         prune(&app).await;
+        prune_events(&app).await;
         flush(&app).await;
     }
     flush(&app).await;
@@ -52,6 +54,21 @@ async fn prune(app: &App) {
             Ok(_) => return,
             Err(error) => {
                 tracing::warn!(%error, "expired rows were not removed; tried again in a minute");
+                return;
+            }
+        }
+    }
+}
+
+/// Removes live events that nobody can resume from any more.
+async fn prune_events(app: &App) {
+    let before = Timestamp::from_millis(app.now().as_millis().saturating_sub(app.config.events.kept.as_millis() as i64));
+    loop {
+        match app.store.prune_events(before, SLICE).await {
+            Ok(removed) if removed == u64::from(SLICE) => {}
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(%error, "old events were not removed; tried again in a minute");
                 return;
             }
         }

@@ -10,6 +10,7 @@ mod credential;
 mod delivery;
 mod ids;
 mod lead;
+mod live;
 mod project;
 mod sending;
 mod task;
@@ -22,6 +23,7 @@ pub use credential::{Credential, CredentialState, Purpose, RetryOverride, Sealed
 pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryKind, DeliveryStatus, Exchange, RemoteRef};
 pub use ids::{AttemptId, BatchId, CredentialId, DeliveryId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
 pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
+pub use live::{Change, CredentialChange, EVENT_TYPES, EventPosition, LiveEvent, NoPosition, told_code};
 pub use project::{ApiKey, DedupSettings, Project, Scope};
 pub use sending::{
     CallbackSecrets, EntityCredentials, FallbackRule, FallbackTarget, Notice, NoticeKind, NotificationRule, SendingSettings,

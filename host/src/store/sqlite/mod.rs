@@ -13,6 +13,7 @@ mod credentials;
 mod direct;
 mod ended;
 mod error;
+mod events;
 mod extras;
 mod failing;
 mod finish;
@@ -47,15 +48,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use serde::Serialize;
 use sqlx::{Row, SqlitePool};
+use tokio::sync::watch;
 
 use self::accept::Accepting;
 use super::{
-    Accepted, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery,
-    Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
+    Accepted, Changed, EventLog, EventPage, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota,
+    Leased, ListQuery, Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
-    ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId,
-    LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialChange, CredentialId, CredentialState, Delivery, DeliveryId,
+    EventPosition, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Settings of a store.
@@ -81,6 +83,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     backlog: Arc<AtomicU64>,
     failing: Arc<failing::Failing>,
+    events: watch::Sender<u64>,
 }
 
 impl SqliteStore {
@@ -211,7 +214,7 @@ impl Store for SqliteStore {
 
     async fn note(&self, notice: &Notice) -> Result<bool, StoreError> {
         let notice = notice.clone();
-        write!(self, tx, [notice], ready(notices::note(tx, notice)))
+        write!(self, tx, [notice], ready(notices::heard(tx, notice)))
     }
 
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {
@@ -466,6 +469,22 @@ impl Store for SqliteStore {
     async fn prune(&self, now: Timestamp, limit: u32) -> Result<Pruned, StoreError> {
         write!(self, tx, [now, limit], kv::prune(tx, *now, *limit))
     }
+
+    async fn events_after(&self, after: EventPosition, limit: u32) -> Result<EventPage, StoreError> {
+        events::after(&self.readers, after, limit).await
+    }
+
+    async fn event_log(&self) -> Result<EventLog, StoreError> {
+        events::log(&self.readers).await
+    }
+
+    fn events_written(&self) -> watch::Receiver<u64> {
+        self.events.subscribe()
+    }
+
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, [before, limit], ready(events::prune(tx, *before, *limit)))
+    }
 }
 
 async fn keep_answer(tx: &mut writer::Tx, kept: &admin::Keep, now: Timestamp) -> Result<(), StoreError> {
@@ -487,6 +506,7 @@ async fn delete_credential_slice(
     let (count, changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
     let gone = count < CANCEL_SLICE;
     if gone {
+        credentials::tell(tx, id, CredentialChange::Deleted, now)?;
         credentials::delete(tx, id)?;
     }
     Ok(Some((gone, changed)))

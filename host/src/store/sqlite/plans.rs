@@ -4,8 +4,8 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
 use super::{
-    accept, admin, answers, book, credentials, ended, extras, finish, kv, lease, lists, notices, open, read, search, sending, settle,
-    speed, tasks, timers,
+    accept, admin, answers, book, credentials, ended, events, extras, finish, kv, lease, lists, notices, open, read, search, sending,
+    settle, speed, tasks, timers,
 };
 use crate::model::{CredentialId, ProjectId, Timestamp};
 use crate::store::{Cursor, ListQuery};
@@ -58,6 +58,7 @@ async fn no_statement_reads_a_whole_table() {
         notices::HOT,
         sending::READS,
         speed::READS,
+        events::ALL,
     ];
     for sql in groups.into_iter().flatten() {
         check(&pool, sql).await;

@@ -59,7 +59,7 @@ pub(super) fn fire(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<(Vec<Chang
 
 /// Fails a delivery that waits. What is being sent at this moment is looked at again when its lease is over.
 fn deadline(tx: &mut Tx, delivery: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
-    let found = tx.db.first(JOB, params![delivery.uuid()], |row| Ok((Job::read(row)?, row.get::<_, i64>(9)?)))?;
+    let found = tx.db.first(JOB, params![delivery.uuid()], |row| Ok((Job::read(row)?, row.get::<_, i64>(10)?)))?;
     let Some((job, lease_ends)) = found else { return Ok(None) };
     if job.sending && lease_ends > now.as_millis() {
         tx.db.run(AGAIN, params![lease_ends, delivery.uuid()])?;
