@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::http::bodies::Bodies;
 use crate::http::limits::KeyLimits;
 use crate::lane::{CheckAnswer, LaneState, Lanes, Preview, Previewed};
+use crate::live::Live;
 use crate::model::{ApiKey, BatchId, BatchStatus, Credential, CredentialId, KeyId, Project, ProjectId, Timestamp};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{FieldProblem, Registry, RegistryError, VersionStatus};
@@ -164,6 +165,8 @@ pub struct App {
     pub bodies: Arc<Bodies>,
     /// How often keys may be used.
     pub limits: Arc<KeyLimits>,
+    /// What changes, for those who follow.
+    pub live: Arc<Live>,
     caches: Arc<Caches>,
 }
 
@@ -189,8 +192,8 @@ impl App {
     ) -> Self {
         let bodies = Arc::new(Bodies::new(&config.http));
         let (tasks, erasures, retention, caches) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        let limits = Arc::default();
-        Self { store, registry, lanes, vault, clock, config, tasks, erasures, retention, bodies, limits, caches }
+        let (limits, live) = (Arc::default(), Arc::new(Live::new(store.clone(), &config.events)));
+        Self { store, registry, lanes, vault, clock, config, tasks, erasures, retention, bodies, limits, live, caches }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end, and the lanes of what follows it.
@@ -220,6 +223,7 @@ impl App {
     /// A key was revoked or replaced.
     pub fn keys_changed(&self) {
         self.caches.keys.clear();
+        self.live.keys_changed();
     }
 
     /// Notes that a key was used; written by [`App::flush_key_use`]. Only keys that the store has come here, so there are

@@ -31,7 +31,7 @@ enum Kind {
 }
 
 /// Every name, how it is written, and what is allowed.
-const KEYS: [(&str, Kind, &str); 31] = [
+const KEYS: [(&str, Kind, &str); 33] = [
     ("listen", Kind::Text, "an address and port such as 127.0.0.1:8080"),
     ("data_dir", Kind::Text, "a folder"),
     ("database_url", Kind::Text, "empty, or sqlite:///path/to/file.db"),
@@ -62,6 +62,8 @@ const KEYS: [(&str, Kind, &str); 31] = [
     ("retention_attempts_days", Kind::Number, "days, 0 to 36500"),
     ("retention_events_days", Kind::Number, "days, 0 to 36500"),
     ("retention_audit_days", Kind::Number, "days, 0 to 36500"),
+    ("event_streams", Kind::Number, "a number from 1 to 10000"),
+    ("event_streams_per_key", Kind::Number, "a number from 1 to 10000"),
     ("node", Kind::Text, "1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `-`"),
 ];
 
@@ -121,6 +123,15 @@ pub struct RetentionConfig {
     pub ages: Ages,
 }
 
+/// Who may follow the live events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventLimits {
+    /// Streams at once; no more than half of the connections.
+    pub streams: usize,
+    /// Streams at once of one API key.
+    pub per_key: usize,
+}
+
 /// The checked configuration.
 #[derive(Debug)]
 pub struct Config {
@@ -164,6 +175,8 @@ pub struct Config {
     pub key_rate: Option<RateLimit>,
     #[allow(missing_docs)]
     pub retention: RetentionConfig,
+    #[allow(missing_docs)]
+    pub events: EventLimits,
     /// Name of this node in attempts and logs.
     pub node: String,
 }
@@ -456,6 +469,7 @@ impl Layers {
             return Err(self.error("admin_key", "it is too short"));
         }
         let body_limit = self.number("body_limit", 1_024, 104_857_600)? as usize;
+        let max_connections = self.number("max_connections", 1, 100_000)? as usize;
         Ok(Config {
             listen: self.parsed("listen")?,
             database: self.database(&data_dir)?,
@@ -478,13 +492,18 @@ impl Layers {
             max_backlog: self.number("max_backlog", 1, i64::MAX as u64)?,
             body_limit,
             http: HttpLimits {
-                max_connections: self.number("max_connections", 1, 100_000)? as usize,
+                max_connections,
                 header_timeout: Duration::from_secs(self.number("header_timeout", 1, 3_600)?),
                 body_timeout: Duration::from_secs(self.number("body_timeout", 1, 3_600)?),
                 body_memory: self.number("body_memory", body_limit.max(LARGEST_BODY) as u64, i64::MAX as u64)? as usize,
             },
             key_rate: self.key_rate()?,
             retention: self.retention()?,
+            events: EventLimits {
+                // Other requests must find a place whoever follows.
+                streams: (self.number("event_streams", 1, 10_000)? as usize).min((max_connections / 2).max(1)),
+                per_key: self.number("event_streams_per_key", 1, 10_000)? as usize,
+            },
             node: self.node()?,
             data_dir,
         })

@@ -12,6 +12,7 @@ pub mod fault;
 pub mod http;
 pub mod keys;
 pub mod lane;
+pub mod live;
 pub mod mail;
 pub mod model;
 pub mod plugin;

@@ -11,6 +11,8 @@ mod doubt;
 mod drop_in;
 mod email_channel;
 mod erasure;
+mod events;
+mod events_socket;
 mod fallbacks;
 mod fault_points;
 mod first_lead;

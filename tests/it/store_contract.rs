@@ -1218,6 +1218,9 @@ mod sending;
 #[path = "store_contract_withdrawn.rs"]
 mod withdrawn;
 
+#[path = "store_contract_events.rs"]
+mod events;
+
 mod sqlite_file {
     //! What belongs to the file, not to the contract.
 

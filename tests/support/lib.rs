@@ -4,6 +4,7 @@
 //! Start at [`TestHost::start`]. Plugin files come from `cargo xtask plugins`.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
+pub mod follow;
 pub mod process;
 
 use std::path::{Path, PathBuf};

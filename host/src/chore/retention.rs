@@ -127,7 +127,9 @@ async fn of_host(app: &App, done: &mut HashMap<Option<ProjectId>, Timestamp>, st
     app.retention.lock().running = true;
     let ages = app.config.retention.ages;
     let tasks = by_age(app, stop, Kind::Tasks(None), ages.attempts_days).await?;
-    let removed = Removed { tasks, ..Removed::default() };
+    let events = by_age(app, stop, Kind::Events, ages.events_days).await?;
+    let audit = by_age(app, stop, Kind::Audit, ages.audit_days).await?;
+    let removed = Removed { tasks, events, audit, ..Removed::default() };
     app.retention.lock().removed.add(&removed);
     ended(app, done, stop, Cleanup { project: None, due_at, ended_at: app.now(), removed, place: None }).await
 }
@@ -233,6 +235,10 @@ async fn attempts(
 enum Kind {
     /// Tasks of a project, or those of no single one.
     Tasks(Option<ProjectId>),
+    /// What those who follow live can go on from.
+    Events,
+    /// Lines of the audit log.
+    Audit,
 }
 
 impl Kind {
@@ -240,6 +246,8 @@ impl Kind {
     async fn prune(self, app: &App, before: Timestamp) -> Result<u64, StoreError> {
         match self {
             Self::Tasks(project) => app.store.prune_tasks(project, before, ROWS).await,
+            Self::Events => app.store.prune_events(before, ROWS).await,
+            Self::Audit => app.store.prune_audit(before, ROWS).await,
         }
     }
 }

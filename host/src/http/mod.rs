@@ -16,6 +16,7 @@ mod credential_rules;
 pub mod credentials;
 pub mod erasures;
 pub mod error;
+pub mod events;
 pub mod fallbacks;
 pub mod frame;
 pub mod health;
@@ -73,6 +74,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(bulk::retry_deliveries))
         .routes(routes!(bulk::recover))
         .routes(routes!(bulk::cancel_queued))
+        .routes(routes!(events::stream))
+        .routes(routes!(events::socket))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::show))
         .routes(routes!(tasks::cancel))

@@ -12,6 +12,7 @@ mod delivery;
 mod erasure;
 mod ids;
 mod lead;
+mod live;
 mod project;
 mod retention;
 mod sending;
@@ -27,6 +28,7 @@ pub use delivery::{Attempt, AttemptOutcome, Delivery, DeliveryKind, DeliveryStat
 pub use erasure::{Erasure, ErasureCounts, ErasureKind, Person, Received, note_received};
 pub use ids::{AttemptId, AuditId, BatchId, CredentialId, DeliveryId, ErasureId, IdError, KeyId, LeadId, ProjectId, RequestId, TaskId};
 pub use lead::{Lead, LeadRecord, LeadStatus, Money, Origin, Phone};
+pub use live::{Change, CredentialChange, EVENT_TYPES, EventPosition, LiveEvent, NoPosition, told_code};
 pub use project::{ApiKey, DedupSettings, OnDuplicate, Project, RateLimit, Scope};
 pub use retention::{Cleanup, Removed, Repeats, RetentionSettings};
 pub use sending::{

@@ -7,6 +7,7 @@
 //! keeps a late answer from overwriting a newer one.
 
 mod audit;
+mod event_log;
 mod keep;
 mod list;
 pub mod sqlite;
@@ -17,8 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 pub use self::audit::{Act, Acted, AuditQuery};
+pub use self::event_log::{EventLog, EventPack, EventPage, Missed, Unpack};
 pub use self::keep::{EraseStep, Erased, Prune, PrunedAttempts, PrunedLeads};
 pub use self::list::{Cursor, Found, ListQuery};
 pub use self::task::{KEPT_ERRORS, Slice, SliceWork, Sliced};
@@ -27,8 +30,8 @@ pub use crate::policy::retry::Next;
 
 use crate::model::{
     ApiKey, Attempt, AttemptId, AttemptOutcome, AuditLine, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Cleanup, Credential,
-    CredentialId, CredentialState, Delivery, DeliveryId, DeliveryKind, Erasure, ErasureId, Event, Exchange, FallbackRule, KeyId, Lead,
-    LeadId, LeadRecord, LeadStatus, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
+    CredentialId, CredentialState, Delivery, DeliveryId, DeliveryKind, Erasure, ErasureId, Event, EventPosition, Exchange, FallbackRule,
+    KeyId, Lead, LeadId, LeadRecord, LeadStatus, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
@@ -677,4 +680,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes expired dedup, idempotency and kv rows, at most `limit` of each.
     async fn prune(&self, now: Timestamp, limit: u32) -> Result<Pruned, StoreError>;
+
+    // ---- what changed, for those who follow live
+
+    /// Events behind `after`, about `limit` of them, in order. Every write that changes a lead, batch, delivery or (an
+    /// admin's) credential logs its events in its own transaction: what was committed is here, what was not never is.
+    ///
+    /// The order is that in which events become visible: once a position was returned, no later call finds an event before
+    /// it. A database whose transactions commit in another order than they began must hold back what is behind one that
+    /// still runs. Whether `after` can be followed at all, [`EventLog::missed`] says.
+    async fn events_after(&self, after: EventPosition, limit: u32) -> Result<EventPage, StoreError>;
+
+    /// How far the log of events goes.
+    async fn event_log(&self) -> Result<EventLog, StoreError>;
+
+    /// Changes whenever events may have been added; the number means nothing. It may change for nothing, and another node's
+    /// events may come without it.
+    fn events_written(&self) -> watch::Receiver<u64>;
+
+    /// Removes the log of up to `limit` of the oldest transactions, as far as all is older than `before`. The newest one
+    /// always stays, so that positions go on growing. How many were removed.
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

@@ -2,6 +2,7 @@
 //!
 //! The writer is alone, so what was read a moment ago in its transaction still holds: duplicates are decided here.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::search;
 use super::words::Word;
 use super::writer::Tx;
 use crate::fault::{self, Point};
-use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus, Timestamp};
+use crate::model::{BatchCounts, BatchId, BatchOptions, Change, DeliveryKind, DeliveryStatus, Lead, LeadId, LeadStatus, Timestamp};
 use crate::policy::batch_status::batch_status;
 use crate::store::{Accepted, AnswerOf, DedupKey, Idempotency, Intake, NewDelivery, StoreError, Written};
 
@@ -104,6 +105,7 @@ fn one(tx: &mut Tx, one: &Accepting) -> Result<Answer, StoreError> {
                 return Err(StoreError::Overloaded { backlog: tx.backlog });
             }
             write(tx, one, now)?;
+            tell(tx, one, now);
             tx.jobs_added(jobs);
             extras::write(tx, one.batch, &one.extras, now)?;
             fault::pass(Point::AcceptJobs);
@@ -155,6 +157,29 @@ fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
         tx.db.run(INSERT_DEDUP, params![project, key.hash, lead_id, key.expires_at.as_millis()])?;
     }
     Ok(())
+}
+
+fn tell(tx: &mut Tx, one: &Accepting, now: Timestamp) {
+    let (lead, project, batch) = (one.lead.id, one.lead.project, one.batch);
+    tx.tell(now, project, &Change::Lead { lead, batch, status: one.status });
+    let total = one.deliveries.len() as u32;
+    let counts = BatchCounts { total, pending: total, ..BatchCounts::default() };
+    tx.tell(now, project, &Change::Batch { batch, lead, status: batch_status(&counts), counts });
+    for delivery in &one.deliveries {
+        let change = Change::Delivery {
+            delivery: delivery.id,
+            batch,
+            lead,
+            credential: delivery.credential_id,
+            channel: Cow::Borrowed(&delivery.channel),
+            kind: DeliveryKind::Lead,
+            status: DeliveryStatus::Queued,
+            due_at: Some(delivery.due_at),
+            retry: false,
+            code: None,
+        };
+        tx.tell(now, project, &change);
+    }
 }
 
 /// A lead that is there already is being sent again.

@@ -1,6 +1,8 @@
 //! What follows when a batch ends, in the transaction that ends it: its callbacks are queued, once, and the credentials
 //! that were given for it are erased.
 
+use std::borrow::Cow;
+
 use rusqlite::{Row, params};
 use serde_json::{Value, json};
 
@@ -10,7 +12,7 @@ use super::words::{Word, word};
 use super::writer::Tx;
 use crate::fault::{self, Point};
 use crate::model::{
-    BatchCounts, BatchId, BatchOptions, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, Notice, NoticeKind,
+    BatchCounts, BatchId, BatchOptions, Change, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, Notice, NoticeKind,
     ProjectId, Timestamp,
 };
 use crate::policy::batch_status::{batch_status, lead_status};
@@ -166,6 +168,19 @@ pub(super) fn insert(tx: &mut Tx, about: &About, made: Made<'_>) -> Result<Deliv
     fault::pass(Point::EndedDelivery);
     tx.db.run(INSERT_JOB, params![id, credential, at, batch, lead, about.correlation, settings, kind, event])?;
     tx.jobs_added(1);
+    let change = Change::Delivery {
+        delivery,
+        batch: about.batch,
+        lead: about.lead,
+        credential: made.credential,
+        channel: Cow::Borrowed(made.channel),
+        kind: made.kind,
+        status: DeliveryStatus::Queued,
+        due_at: Some(about.at),
+        retry: false,
+        code: None,
+    };
+    tx.tell(about.at, about.project, &change);
     Ok(delivery)
 }
 

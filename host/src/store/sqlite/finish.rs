@@ -1,5 +1,6 @@
 //! What follows a lease, and what people do to deliveries: finish, cancel, retry.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use rusqlite::params;
@@ -7,7 +8,7 @@ use rusqlite::params;
 use super::settle::{Ending, Fallbacks, Job, Repeat, Settling, job_columns};
 use super::words::{Word, word};
 use super::writer::Tx;
-use crate::model::{AttemptOutcome, BatchId, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Timestamp};
+use crate::model::{AttemptOutcome, BatchId, Change, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Timestamp};
 use crate::store::{Changed, Finish, Next, StoreError};
 
 /// Finishes them all, in order.
@@ -34,7 +35,10 @@ fn one(tx: &mut Tx, settling: &mut Settling, mut job: Job, finish: &Finish) -> R
     let last = finish.last.as_ref();
     match &finish.next {
         Next::Again { due_at, attempts, maybe_sent } => match barred(tx, &job, finish)? {
-            None => settling.repeat(tx, &job, Repeat { due_at: *due_at, attempts: *attempts, maybe_sent: *maybe_sent, calls, last }),
+            None => {
+                let now = finish.now;
+                settling.repeat(tx, &job, Repeat { due_at: *due_at, attempts: *attempts, maybe_sent: *maybe_sent, calls, now, last })
+            }
             Some((status, last)) => {
                 (job.maybe_sent, job.sending) = (*maybe_sent, false);
                 let ending = Ending { status, refs: &[], url: None, last: last.as_ref(), attempts: *attempts, now: finish.now };
@@ -129,18 +133,19 @@ pub(super) struct Ended {
     kind: DeliveryKind,
     pub(super) batch: BatchId,
     pub(super) credential: CredentialId,
+    channel: String,
 }
 
 /// The delivery, if it may be queued again and had ended by then.
 pub(super) fn retryable(tx: &Tx, id: DeliveryId, by: Timestamp) -> Result<Option<Ended>, StoreError> {
     tx.db.first(RETRYABLE, params![id.uuid(), by.as_millis()], |row| {
         let (batch, credential) = (BatchId::from_uuid(row.get(1)?), CredentialId::from_uuid(row.get(2)?));
-        Ok(Ended { status: word(row, 0)?, kind: word(row, 3)?, batch, credential })
+        Ok(Ended { status: word(row, 0)?, kind: word(row, 3)?, batch, credential, channel: row.get(4)? })
     })
 }
 
 const RETRYABLE: &str = "
-select status, batch_id, credential_id, kind from deliveries
+select status, batch_id, credential_id, kind, channel from deliveries
  where id = ?1 and status in ('failed', 'in_doubt', 'cancelled') and finished_at <= ?2";
 
 /// Queues it again in this lane.
@@ -156,6 +161,20 @@ pub(super) fn requeue(
     tx.db.run(RETRY, params![id.uuid(), now.as_millis(), lane.uuid()])?;
     tx.db.run(REQUEUE, params![id.uuid()])?;
     tx.jobs_added(1);
+    let (lead, project) = settling.book.belongs(tx, ended.batch)?;
+    let again = Change::Delivery {
+        delivery: id,
+        batch: ended.batch,
+        lead,
+        credential: ended.credential,
+        channel: Cow::Borrowed(&ended.channel),
+        kind: ended.kind,
+        status: DeliveryStatus::Queued,
+        due_at: Some(now),
+        retry: false,
+        code: None,
+    };
+    tx.tell(now, project, &again);
     Ok(changed)
 }
 

@@ -15,6 +15,7 @@ mod direct;
 mod ended;
 mod erasures;
 mod error;
+mod events;
 mod extras;
 mod failing;
 mod finish;
@@ -52,16 +53,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use serde::Serialize;
 use sqlx::{Row, SqlitePool};
+use tokio::sync::watch;
 
 use self::accept::Accepting;
 use super::{
-    Accepted, Act, Acted, AuditQuery, Changed, EraseStep, Erased, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten,
-    LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Slice, Sliced, Speed, Store,
-    StoreError, StoredAnswer, Written,
+    Accepted, Act, Acted, AuditQuery, Changed, EraseStep, Erased, EventLog, EventPage, Finish, Found, Idempotency, Intake, JobRef, KvEntry,
+    KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Slice, Sliced,
+    Speed, Store, StoreError, StoredAnswer, Written,
 };
 use crate::model::{
-    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Cleanup, Credential, CredentialId, CredentialState, Delivery, DeliveryId,
-    Erasure, ErasureId, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Cleanup, Credential, CredentialChange, CredentialId, CredentialState,
+    Delivery, DeliveryId, Erasure, ErasureId, EventPosition, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, Repeats,
+    StateReason, Task, TaskId, Timestamp,
 };
 
 /// Settings of a store.
@@ -88,6 +91,7 @@ pub struct SqliteStore {
     backlog: Arc<AtomicU64>,
     failing: Arc<failing::Failing>,
     tidy: Arc<tidy::Tidy>,
+    events: watch::Sender<u64>,
 }
 
 impl SqliteStore {
@@ -218,7 +222,7 @@ impl Store for SqliteStore {
 
     async fn note(&self, notice: &Notice) -> Result<bool, StoreError> {
         let notice = notice.clone();
-        write!(self, tx, [notice], ready(notices::note(tx, notice)))
+        write!(self, tx, [notice], ready(notices::heard(tx, notice)))
     }
 
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {
@@ -554,6 +558,22 @@ impl Store for SqliteStore {
     async fn prune(&self, now: Timestamp, limit: u32) -> Result<Pruned, StoreError> {
         write!(self, tx, [now, limit], kv::prune(tx, *now, *limit))
     }
+
+    async fn events_after(&self, after: EventPosition, limit: u32) -> Result<EventPage, StoreError> {
+        events::after(&self.readers, after, limit).await
+    }
+
+    async fn event_log(&self) -> Result<EventLog, StoreError> {
+        events::log(&self.readers).await
+    }
+
+    fn events_written(&self) -> watch::Receiver<u64> {
+        self.events.subscribe()
+    }
+
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, [before, limit], ready(events::prune(tx, *before, *limit)))
+    }
 }
 
 async fn keep_answer(tx: &mut writer::Tx, kept: &admin::Keep, now: Timestamp) -> Result<(), StoreError> {
@@ -596,6 +616,7 @@ async fn delete_credential_slice(
     changed.extend(also);
     let gone = live + bulk < CANCEL_SLICE;
     if gone {
+        credentials::tell(tx, id, CredentialChange::Deleted, now)?;
         credentials::delete(tx, id)?;
     }
     Ok(Some((gone, changed)))

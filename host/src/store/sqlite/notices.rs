@@ -1,6 +1,7 @@
 //! Notifications: what happened is gathered for each rule that wants to hear of it, and a timer tells it, at once or when
 //! the rule's quiet period is over.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use rusqlite::params;
@@ -10,9 +11,26 @@ use super::read::{json, time};
 use super::to_json;
 use super::writer::Tx;
 use crate::fault::{self, Point};
-use crate::model::{BatchId, DeliveryKind, Event, LeadId, Notice, ProjectId, SendingSettings, Timestamp};
+use crate::model::{
+    BatchId, Change, CredentialChange, CredentialState, DeliveryKind, Event, LeadId, Notice, NoticeKind, ProjectId, SendingSettings,
+    Timestamp,
+};
 use crate::policy::notices::{self, Digest};
 use crate::store::{Changed, StoreError};
+
+/// The same as [`note`], for what the lanes saw of a credential: that is also told to those who follow live.
+pub(super) fn heard(tx: &mut Tx, notice: &Notice) -> Result<bool, StoreError> {
+    let seen = match notice.kind {
+        NoticeKind::BreakerOpen => Some((CredentialChange::BreakerOpen, CredentialState::BreakerOpen)),
+        NoticeKind::PluginFault => Some((CredentialChange::PluginFault, CredentialState::Active)),
+        _ => None,
+    };
+    if let (Some((what, state)), Some((credential, channel))) = (seen, &notice.credential) {
+        let (credential, channel) = (*credential, Cow::Borrowed(channel.as_str()));
+        tx.tell(notice.at, notice.project, &Change::Credential { credential, channel, what, enabled: true, state, code: None });
+    }
+    note(tx, notice)
+}
 
 /// Whether some rule wants it.
 pub(super) fn note(tx: &Tx, notice: &Notice) -> Result<bool, StoreError> {

@@ -10,15 +10,16 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
+use tokio::sync::watch;
 
 use super::direct::Direct;
 use super::failing::Failing;
 use super::lead_cache::LeadCache;
 use super::tidy::Tidy;
-use super::writer::{self, Tx};
+use super::writer::{self, Told, Tx};
 use super::{SqliteStore, StoreOptions, page};
 use crate::private;
-use crate::store::StoreError;
+use crate::store::{EventPack, StoreError};
 
 /// The schema, built into the binary.
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -61,11 +62,13 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-2048").row_buffer_size(page::READ_AHEAD));
     let shared = Arc::new(AtomicU64::new(backlog));
     let db = Direct::over(&mut conn).await?;
-    let tidy = Arc::new(Tidy::default());
-    let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()), tidy: tidy.clone() };
+    let (tidy, leads) = (Arc::new(Tidy::default()), Arc::new(LeadCache::default()));
+    let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads, tidy: tidy.clone(), events: EventPack::default() };
     let failing = Arc::new(Failing::default());
-    let (writer, ended) = writer::start(tx, writing.create_if_missing(false), shared.clone(), failing.clone(), lock)?;
-    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared, failing, tidy })
+    let events = watch::Sender::new(0);
+    let told = Told { backlog: shared.clone(), failing: failing.clone(), events: events.clone() };
+    let (writer, ended) = writer::start(tx, writing.create_if_missing(false), told, lock)?;
+    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared, failing, tidy, events })
 }
 
 /// Whoever sent was a process that has ended: this one holds the lock. Its leases need not run out, so the jobs are due as

@@ -4,8 +4,8 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
 use super::{
-    accept, admin, answers, audit, book, credentials, ended, erasures, extras, finish, gone, kv, lease, lists, notices, open, prune, read,
-    search, sending, settle, speed, tasks, timers,
+    accept, admin, answers, audit, book, credentials, ended, erasures, events, extras, finish, gone, kv, lease, lists, notices, open,
+    prune, read, search, sending, settle, speed, tasks, timers,
 };
 use crate::model::{CredentialId, ProjectId, Timestamp};
 use crate::store::{Cursor, ListQuery};
@@ -65,6 +65,7 @@ async fn no_statement_reads_a_whole_table() {
         gone::ALL,
         prune::ALL,
         erasures::ALL,
+        events::ALL,
     ];
     for sql in groups.into_iter().flatten() {
         check(&pool, sql).await;

@@ -68,7 +68,7 @@ pub(super) fn fire(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<(Vec<Chang
 /// Fails a delivery that waits, or cancels one that was being sent when its batch was cancelled. What is being sent at this
 /// moment is looked at again when its lease is over.
 fn deadline(tx: &mut Tx, delivery: DeliveryId, rule: &str, now: Timestamp) -> Result<Option<Changed>, StoreError> {
-    let found = tx.db.first(JOB, params![delivery.uuid()], |row| Ok((Job::read(row)?, row.get::<_, i64>(10)?, row.get::<_, bool>(11)?)))?;
+    let found = tx.db.first(JOB, params![delivery.uuid()], |row| Ok((Job::read(row)?, row.get::<_, i64>(11)?, row.get::<_, bool>(12)?)))?;
     let Some((mut job, lease_ends, has_deadline)) = found else { return Ok(None) };
     // A retry by hand ends what was said before it.
     let stops = rule == STOP;

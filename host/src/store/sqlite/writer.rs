@@ -12,18 +12,20 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, Accepting};
 use super::direct::Direct;
 use super::error::is_refusal;
+use super::events;
 use super::failing::Failing;
 use super::finish;
 use super::lead_cache::LeadCache;
 use super::tidy::Tidy;
 use crate::fault::{self, Point};
-use crate::store::{Changed, Finish, StoreError};
+use crate::model::{Change, ProjectId, Timestamp};
+use crate::store::{Changed, EventPack, Finish, StoreError};
 
 /// Requests that may wait for the writer; beyond that, callers wait to be let in.
 const WAITING: usize = 1_024;
@@ -58,6 +60,8 @@ pub(super) struct Tx {
     pub(super) leads: Arc<LeadCache>,
     /// What is to be done about the files once the transaction is committed.
     pub(super) tidy: Arc<Tidy>,
+    /// What this transaction changed, for those who follow live.
+    pub(super) events: EventPack,
 }
 
 impl Tx {
@@ -67,6 +71,11 @@ impl Tx {
 
     pub(super) fn jobs_removed(&mut self, count: u64) {
         self.backlog = self.backlog.saturating_sub(count);
+    }
+
+    /// Notes a change; it is told when it is committed.
+    pub(super) fn tell(&mut self, at: Timestamp, project: ProjectId, change: &Change<'_>) {
+        self.events.push(at, project, change);
     }
 }
 
@@ -111,19 +120,27 @@ impl Handle {
     }
 }
 
+/// What the writer says of each turn.
+pub(super) struct Told {
+    /// Jobs.
+    pub(super) backlog: Arc<AtomicU64>,
+    pub(super) failing: Arc<Failing>,
+    /// Changes when events were committed.
+    pub(super) events: watch::Sender<u64>,
+}
+
 /// Starts the writer. It ends when every [`Handle`] is gone and what they asked is done; `keep` is dropped after that, and
 /// the receiver hears of it.
 pub(super) fn start(
     tx: Tx,
     options: SqliteConnectOptions,
-    backlog: Arc<AtomicU64>,
-    failing: Arc<Failing>,
+    told: Told,
     keep: impl Send + 'static,
 ) -> Result<(Handle, oneshot::Receiver<()>), StoreError> {
     let (commands, inbox) = mpsc::channel(WAITING);
-    let (ended, told) = oneshot::channel();
+    let (ended, at_end) = oneshot::channel();
     let stop = CancellationToken::new();
-    let writer = Writer { tx, options, backlog, failing, stop: stop.clone() };
+    let writer = Writer { tx, options, told, stop: stop.clone() };
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
         runtime.block_on(writer.run(inbox));
@@ -135,14 +152,13 @@ pub(super) fn start(
         .name("store-writer".into())
         .spawn(work)
         .map_err(|error| StoreError::Unavailable(format!("the writer's thread cannot be started: {error}")))?;
-    Ok((Handle { commands, stop }, told))
+    Ok((Handle { commands, stop }, at_end))
 }
 
 struct Writer {
     tx: Tx,
     options: SqliteConnectOptions,
-    backlog: Arc<AtomicU64>,
-    failing: Arc<Failing>,
+    told: Told,
     stop: CancellationToken,
 }
 
@@ -199,19 +215,24 @@ impl Writer {
                 done = rolled_back.and(done);
             }
         }
-        self.backlog.store(self.tx.backlog, Ordering::Relaxed);
+        self.told.backlog.store(self.tx.backlog, Ordering::Relaxed);
         if done.is_ok() {
             self.tx.tidy.run(&self.tx.db);
         }
-        self.failing.note(&done);
+        self.told.failing.note(&done);
+        if done.is_ok() && !self.tx.events.is_empty() {
+            self.told.events.send_modify(|turns| *turns = turns.wrapping_add(1));
+        }
         done
     }
 
     async fn attempt(&mut self, turn: &mut Turn, mut inbox: Option<&mut mpsc::Receiver<Command>>) -> Result<(), StoreError> {
+        self.tx.events.clear();
         self.tx.db.begin()?;
         loop {
             turn.run(&mut self.tx).await?;
             if !inbox.as_mut().is_some_and(|inbox| turn.fill(inbox)) {
+                events::append(&mut self.tx)?;
                 fault::pass(Point::CommitBefore);
                 self.tx.db.commit()?;
                 fault::pass(Point::CommitAfter);
