@@ -53,8 +53,11 @@ fn one(tx: &mut Tx, settling: &mut Settling, mut job: Job, finish: &Finish) -> R
     }
 }
 
+/// A status to end in, and the words that are kept.
+type Barred = (DeliveryStatus, Option<(String, String)>);
+
 /// How a delivery ends that its outcome would try again: its batch was cancelled meanwhile, or its deadline has passed.
-fn barred(tx: &Tx, job: &Job, finish: &Finish) -> Result<Option<(DeliveryStatus, Option<(String, String)>)>, StoreError> {
+fn barred(tx: &Tx, job: &Job, finish: &Finish) -> Result<Option<Barred>, StoreError> {
     if job.stop {
         return Ok(Some((DeliveryStatus::Cancelled, finish.last.clone())));
     }
