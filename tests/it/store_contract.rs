@@ -1264,6 +1264,29 @@ mod sqlite_file {
     }
 
     #[tokio::test]
+    async fn what_must_not_be_sent_any_more_is_not_sent_after_the_restart_either() {
+        let backend = Sqlite::new();
+        let store = backend.open(100).await;
+        let lanes = lanes(2);
+        let mut overdue = intake(project_id(), &lanes[..1], at(0));
+        overdue.extras.deadline_at = Some(at(1_000));
+        let ids = [overdue.deliveries[0].id, send(&*store, &lanes[1..], at(0)).await.2[0]];
+        accept(&*store, overdue).await;
+        let leased = lease(&*store, &lanes, at(900)).await;
+        store.fire_timers(at(1_000), 100).await.unwrap();
+        store.cancel_batch(leased[1].batch, at(1_000)).await.unwrap();
+        drop(store);
+        let store = backend.open(100).await;
+        assert!(store.next_timer().await.unwrap().unwrap() <= at(1_100));
+        store.fire_timers(at(1_100), 100).await.unwrap();
+        for (id, ended) in ids.iter().zip([DeliveryStatus::Failed, DeliveryStatus::Cancelled]) {
+            assert_eq!(status(&*store, *id).await, ended);
+            assert!(store.retry_delivery(*id, at(1_200)).await.unwrap().is_some());
+        }
+        assert!(lease(&*store, &lanes, at(1_200)).await.iter().all(|leased| leased.maybe_sent));
+    }
+
+    #[tokio::test]
     async fn a_folder_that_is_not_there_and_a_file_that_is_no_database_are_refused_in_words() {
         let dir = tempfile::tempdir().unwrap();
         assert!(words(open(&dir.path().join("nowhere/leadwire.db")).await).contains("cannot be opened for writing"));

@@ -161,6 +161,9 @@ async fn a_task_says_which_failures_have_no_credential_any_more() {
     let id = host.lead(1).await;
     host.idle().await;
     host.answer(host.request("DELETE", &format!("/api/credentials/{crm}"))).await;
+    let typo = json!({"filter": {"status": "failed"}, "integration_types": ["webhook", "emial"]});
+    let (status, problem) = host.post("/api/leads/resend", &typo).await;
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/integration_types/1")), "{problem}");
     let (status, started) = host.post("/api/deliveries/retry", &json!({"filter": {"status": "failed"}})).await;
     assert_eq!(status, 202, "{started}");
     let path = format!("/api/tasks/{}", started["task_id"].as_str().unwrap());

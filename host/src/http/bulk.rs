@@ -18,6 +18,8 @@ use crate::model::{
     AuditAction, Credential, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Purpose, Scope, Task, TaskError, TaskId, TaskKind,
     TaskProgress, TaskStatus, Timestamp,
 };
+use crate::policy::FieldError;
+use crate::policy::fanout::FIRST_PARTY;
 use crate::store::{Act, KEPT_ERRORS, ListQuery};
 
 /// Rows a second when nothing else is said.
@@ -215,6 +217,7 @@ pub async fn resend_leads(State(app): State<App>, caller: Caller, input: Input) 
             some(filter)?;
             let mut query = filter.query::<LeadStatus>(&app, &caller).await.map_err(|wrong| wrong.at("/filter"))?;
             until_now(&mut query, app.now());
+            check_channels(&app, query.project, &body.integration_types).await?;
             action.project = query.project;
             action.asked.filter = as_json(filter);
             action.asked.queries = vec![query];
@@ -222,6 +225,20 @@ pub async fn resend_leads(State(app): State<App>, caller: Caller, input: Input) 
         _ => return Err(ApiError::field("", "one_of", "exactly one of `lead_ids` and `filter` must be there")),
     }
     start(&app, &caller, &input, action).await
+}
+
+/// A channel that nobody knows is a typing error: said at once, and not by each lead of a task.
+async fn check_channels(app: &App, project: Option<ProjectId>, channels: &[String]) -> Result<(), ApiError> {
+    let stored = match project {
+        Some(project) => app.credentials(project).await?.iter().map(|credential| credential.channel.clone()).collect(),
+        None => Vec::new(),
+    };
+    let known = |channel: &String| app.registry.installed(channel) || FIRST_PARTY.contains(&channel.as_str()) || stored.contains(channel);
+    let unknown = channels.iter().enumerate().filter(|(_, channel)| !known(channel)).map(|(index, channel)| {
+        FieldError::new(format!("/integration_types/{index}"), "unknown_integration", format!("there is no integration `{channel}`"))
+    });
+    let errors: Vec<FieldError> = unknown.collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }
 
 /// Looks each lead up and plans where it would go, so that what cannot be done is said at once.

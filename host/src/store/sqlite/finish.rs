@@ -57,8 +57,11 @@ fn one(tx: &mut Tx, settling: &mut Settling, mut job: Job, finish: &Finish) -> R
     }
 }
 
+/// A status to end in, and the words that are kept.
+type Barred = (DeliveryStatus, Option<(String, String)>);
+
 /// How a delivery ends that its outcome would try again: its batch was cancelled meanwhile, or its deadline has passed.
-fn barred(tx: &Tx, job: &Job, finish: &Finish) -> Result<Option<(DeliveryStatus, Option<(String, String)>)>, StoreError> {
+fn barred(tx: &Tx, job: &Job, finish: &Finish) -> Result<Option<Barred>, StoreError> {
     if job.stop {
         return Ok(Some((DeliveryStatus::Cancelled, finish.last.clone())));
     }
@@ -74,12 +77,13 @@ const OVERDUE: &str = "select 1 from deliveries where id = ?1 and deadline_at <=
 /// Ends a delivery; a failure cancels what waits beside it, where the batch says so.
 pub(super) fn end(tx: &mut Tx, settling: &mut Settling, job: &Job, ending: Ending<'_>) -> Result<Changed, StoreError> {
     let (status, now) = (ending.status, ending.now);
-    let changed = settling.end(tx, job, ending)?;
+    let mut changed = settling.end(tx, job, ending)?;
     if status != DeliveryStatus::Failed || !job.kind.counts() || settling.book.allows_failures(tx, job.batch)? {
         return Ok(changed);
     }
     let (_, by_siblings) = settling.cancel_waiting(tx, job.batch, Fallbacks::Stay, now)?;
-    Ok(by_siblings.unwrap_or(changed))
+    by_siblings.into_iter().for_each(|later| changed.merge(later));
+    Ok(changed)
 }
 
 pub(super) fn cancel_delivery(tx: &mut Tx, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {

@@ -48,6 +48,7 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
     let mut conn = writing.connect().await.map_err(|error| not_opened(path, error.into()))?;
     // `Migrator::run` does the same, but its future is not `Send` for every lifetime.
     MIGRATIONS.run_direct(None, &mut conn, false).await.map_err(|error| not_opened(path, error.into()))?;
+    sqlx::query(FREE_TIMERS).execute(&mut conn).await?;
     sqlx::query(FREE_LEASES).execute(&mut conn).await?;
     let backlog: i64 = sqlx::query("select count(*) from jobs").fetch_one(&mut conn).await?.try_get(0)?;
     let backlog = backlog.max(0) as u64;
@@ -74,6 +75,11 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
 /// Whoever sent was a process that has ended: this one holds the lock. Its leases need not run out, so the jobs are due as
 /// they were before. They stay `sending`: the next lease finds the one before it lost, and says that it may have been sent.
 const FREE_LEASES: &str = "update jobs set due_at = was_due where sending = 1 and due_at > was_due";
+
+/// Timers that wait for the end of such a lease need not either: what must not be sent any more would be sent before.
+const FREE_TIMERS: &str = "
+update or replace timers set due_at = (select was_due from jobs where id = subject)
+ where kind = 'deadline' and (due_at, subject) in (select due_at, id from jobs where sending = 1 and due_at > was_due)";
 
 fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
