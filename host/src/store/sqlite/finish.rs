@@ -121,6 +121,7 @@ pub(super) fn requeue(tx: &mut Tx, settling: &mut Settling, id: DeliveryId, ende
     let changed = settling.book.moved(tx, ended.batch, ended.kind, (ended.status, DeliveryStatus::Queued), now)?;
     tx.db.run(RETRY, params![id.uuid(), now.as_millis()])?;
     tx.db.run(REQUEUE, params![id.uuid()])?;
+    tx.db.run(LOOK_AGAIN, params![id.uuid()])?;
     tx.jobs_added(1);
     Ok(changed)
 }
@@ -136,6 +137,10 @@ select d.id, d.credential_id, ?2, ?2, d.fence, max(coalesce((select max(no) from
 
 const REQUEUE: &str = "update deliveries set status = 'queued', attempts = 0, finished_at = null where id = ?1";
 
+/// Clean-ups of attempts that have passed the delivery begin anew: it gets new ones.
+const LOOK_AGAIN: &str = "
+update cleanups set place = null where scope = (select project_id from deliveries where id = ?1) and place >= ?1";
+
 /// The statements on the hot path, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[STANDING, CANCELLABLE, WAITING_IN_LANE, RETRYABLE, RETRY, REQUEUE];
+pub(super) const HOT: &[&str] = &[STANDING, CANCELLABLE, WAITING_IN_LANE, RETRYABLE, RETRY, REQUEUE, LOOK_AGAIN];
