@@ -139,7 +139,11 @@ async fn attempts_that_are_too_old_go_and_their_deliveries_say_so(backend: &dyn 
     assert_eq!(shown(old[0]).await, (1, 1, vec![]), "it still says how often it was tried");
     assert_eq!(shown(both[0]).await, (1, 1, vec![2]));
     assert_eq!(shown(waits).await, (0, 1, vec![1]), "what goes on keeps them all");
+    let reached = Some(last[0]);
+    let cleanup = Cleanup { project: Some(project), due_at: day(10), ended_at: day(10), removed: Removed::default(), place: reached };
+    store.note_cleanup(&cleanup).await.unwrap();
     store.retry_delivery(old[0], day(21)).await.unwrap().unwrap();
+    assert_eq!(store.cleanup(Some(project)).await.unwrap(), Some(Cleanup { place: None, ..cleanup }), "it gets new attempts");
     let again = lease_one(&*store, lanes[0], day(21)).await;
     finish_one(&*store, again.job, end(DeliveryStatus::Delivered), day(21)).await.unwrap();
     assert_eq!(shown(old[0]).await, (1, 1, vec![2]), "numbers are not given twice");

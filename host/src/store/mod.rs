@@ -539,7 +539,7 @@ pub trait Store: Send + Sync + 'static {
     async fn prune_tasks(&self, project: Option<ProjectId>, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
     /// The last clean-up that was noted.
     async fn cleanup(&self, project: Option<ProjectId>) -> Result<Option<Cleanup>, StoreError>;
-    /// Notes a clean-up in place of the one before.
+    /// Notes a clean-up in place of the one before. A delivery at or before its `place` that is queued again takes that back.
     async fn note_cleanup(&self, cleanup: &Cleanup) -> Result<(), StoreError>;
 
     // ---- persons to be erased

@@ -164,6 +164,7 @@ pub(super) fn requeue(
     let changed = settling.book.moved(tx, ended.batch, ended.kind, (ended.status, DeliveryStatus::Queued), now)?;
     tx.db.run(RETRY, params![id.uuid(), now.as_millis(), lane.uuid()])?;
     tx.db.run(REQUEUE, params![id.uuid()])?;
+    tx.db.run(LOOK_AGAIN, params![id.uuid()])?;
     tx.jobs_added(1);
     let (lead, project) = settling.book.belongs(tx, ended.batch)?;
     let again = Change::Delivery {
@@ -193,6 +194,10 @@ select d.id, ?3, ?2, ?2, d.fence, max(coalesce((select max(no) from attempts whe
 
 const REQUEUE: &str = "update deliveries set status = 'queued', attempts = 0, finished_at = null, deadline_at = null where id = ?1";
 
+/// Clean-ups of attempts that have passed the delivery begin anew: it gets new ones.
+const LOOK_AGAIN: &str = "
+update cleanups set place = null where scope = (select project_id from deliveries where id = ?1) and place >= ?1";
+
 /// The statements on the hot path, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[STANDING, OVERDUE, CANCELLABLE, WAITING_IN_LANE, RETRYABLE, RETRY, REQUEUE];
+pub(super) const HOT: &[&str] = &[STANDING, OVERDUE, CANCELLABLE, WAITING_IN_LANE, RETRYABLE, RETRY, REQUEUE, LOOK_AGAIN];
