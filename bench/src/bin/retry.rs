@@ -38,8 +38,8 @@ struct Args {
     /// Live leads a second
     #[arg(long, default_value_t = 200)]
     rate: u32,
-    /// Deliveries a second that the task tries again, 1,000 at most
-    #[arg(long, default_value_t = 500)]
+    /// Deliveries a second that the task tries again: as many as when nothing is said, 1,000 at most
+    #[arg(long, default_value_t = 100)]
     retry_rate: u32,
     /// How long live leads are measured without the task, and beside it
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]

@@ -22,8 +22,9 @@ use crate::store::{Cursor, Intake, IntakeExtras, ListQuery, NewDelivery, Slice, 
 
 /// Rows of one slice at most.
 const SLICE: u32 = 50;
-/// Slices that a second has at least, so that a rate is kept evenly.
-const SLICES_A_SECOND: u32 = 4;
+/// Slices that a second has at least, so that a rate is kept evenly: what a slice queues is sent as one burst, and a live
+/// lead that comes with it shares the machine with all of it.
+const SLICES_A_SECOND: u32 = 20;
 /// Tasks that run side by side; later ones wait.
 const SIDE_BY_SIDE: u32 = 50;
 /// Pause after the store failed or had too much to do.
