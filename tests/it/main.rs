@@ -23,6 +23,7 @@ mod parking;
 mod preview;
 mod registry;
 mod retries;
+mod schema;
 mod secrets_search;
 mod send_batch;
 mod sending_api;

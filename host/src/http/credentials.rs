@@ -48,17 +48,20 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 /// A credential as an admin writes it.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"channel": "webhook", "name": "My CRM", "config": {"url": "https://crm.example/leads"}, "secrets": {"signing_secret": "whsec_bGVhZHdpcmUtcmVhZG1lLXNpZ25pbmctc2VjcmV0"}}))]
 pub struct CredentialBody {
     /// Which plugin; cannot be changed later.
     pub channel: String,
     /// 1 to 255 characters; the channel's name without one.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     /// Where the path names none; cannot be changed later.
     #[serde(default)]
     pub project: Option<String>,
     /// Only for this unit of the project; absent: for the whole project.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<String>,
     /// Auto mode leaves disabled ones out; what is queued waits.
     #[serde(default)]
@@ -87,10 +90,12 @@ pub struct CredentialBody {
 #[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
+#[schema(example = json!({"name": "My CRM", "config": {"url": "https://crm.example/new"}}))]
 pub struct CredentialChanges {
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     #[serde(deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<Option<String>>,
     pub enabled: Option<bool>,
     #[schema(value_type = Option<Object>)]
