@@ -48,7 +48,7 @@ async fn judge(host: &Process, key: &str) {
     // Nothing found because nothing was asked would be no verdict.
     let passed = text.lines().find(|line| line.contains(" generated, ") && line.contains(" passed"));
     let count = passed.and_then(|line| line.trim().split(' ').next()?.parse::<u32>().ok()).unwrap_or(0);
-    assert!(count > 2_000, "{text}");
+    assert!(count > 200, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
