@@ -31,6 +31,7 @@ mod preview;
 mod registry;
 mod retention;
 mod retries;
+mod schema;
 mod secrets_search;
 mod send_batch;
 mod sending_api;

@@ -20,10 +20,13 @@ use crate::store::Act;
 /// A new API key.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "site", "scopes": ["leads:write", "leads:read"], "rate": {"per_sec": 50, "burst": 100}}))]
 pub struct NewKey {
     /// 1 to 255 characters.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: String,
     /// At least one.
+    #[schema(min_items = 1)]
     pub scopes: Vec<Scope>,
     /// The only project it sees; absent: all (or that of the key that makes it).
     #[serde(default)]

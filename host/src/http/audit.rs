@@ -23,12 +23,15 @@ const MAX_OBJECT: usize = 255;
 #[into_params(parameter_in = Query)]
 pub struct Which {
     /// Only of this project: its id, or `ext:` and your own id of it.
+    #[param(min_length = 1)]
     pub project: Option<String>,
     /// Only what was done with this key (`key_…`).
+    #[param(pattern = "^key_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     pub key: Option<String>,
     /// Only this act, such as `credential.update`.
     pub action: Option<AuditAction>,
     /// Only what was done to this: the id of a project, credential, key, task, batch or delivery, or a channel's `name@version`.
+    #[param(min_length = 1, max_length = 255)]
     pub object: Option<String>,
     /// Only done at this time or after it.
     #[param(value_type = Option<String>, format = DateTime)]
@@ -40,6 +43,7 @@ pub struct Which {
     #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u32>,
     /// `next_cursor` of the page before, with the same conditions.
+    #[param(min_length = 1)]
     pub cursor: Option<String>,
 }
 

@@ -32,8 +32,10 @@ const MAX_LEADS: usize = 1_000;
 /// Which leads go again, and where.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(example = json!({"filter": {"status": "failed"}, "rate_per_sec": 100}))]
 pub struct ResendMany {
     /// Up to 1,000: `lead_…`, or `ext:` and your own id. Either these or `filter`.
+    #[schema(min_items = 1, max_items = 1_000)]
     pub lead_ids: Option<Vec<String>>,
     /// Where `ext:` ids are looked for, when the key belongs to no project.
     pub project: Option<String>,
@@ -44,12 +46,14 @@ pub struct ResendMany {
     /// Count only.
     pub dry_run: bool,
     /// Leads a second at most: 1 to 1000, 100 without.
+    #[schema(minimum = 1, maximum = 1_000)]
     pub rate_per_sec: Option<u32>,
 }
 
 /// Which deliveries are tried again.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(example = json!({"filter": {"status": "failed"}, "rate_per_sec": 100}))]
 pub struct RetryMany {
     /// The conditions of `GET /api/deliveries`. `status` may be `failed`, `in_doubt` or `cancelled`; without it the failed
     /// ones and those in doubt are meant.
@@ -57,12 +61,14 @@ pub struct RetryMany {
     /// Count only.
     pub dry_run: bool,
     /// Deliveries a second at most: 1 to 1000, 100 without.
+    #[schema(minimum = 1, maximum = 1_000)]
     pub rate_per_sec: Option<u32>,
 }
 
 /// From when on a credential's deliveries are tried again.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"since": "2026-11-22T10:00:00Z", "rate_per_sec": 100}))]
 pub struct Recover {
     /// Deliveries made at this time or after it.
     #[schema(value_type = String, format = DateTime)]
@@ -76,6 +82,7 @@ pub struct Recover {
     pub dry_run: bool,
     /// Deliveries a second at most: 1 to 1000, 100 without.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 1_000)]
     pub rate_per_sec: Option<u32>,
 }
 

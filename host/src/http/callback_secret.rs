@@ -58,6 +58,7 @@ pub struct Rotation {
     pub secret: Option<SecretText>,
     /// Seconds for which the secret before it signs as well, up to 30 days. Default a day.
     #[serde(default)]
+    #[schema(maximum = 2_592_000)]
     pub overlap_sec: Option<u32>,
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::answer::{Answer, Once, acted, made, once};
 use super::auth::{Caller, find_project, project_of_body};
 pub use super::credential_rules::addresses;
-use super::credential_rules::{filter, mapping, retry};
+use super::credential_rules::{MappingRule, filter, mapping, retry};
 use super::error::ApiError;
 use super::input::{Input, Params};
 use super::leads::InProject;
@@ -48,17 +48,20 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 /// A credential as an admin writes it.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"channel": "webhook", "name": "My CRM", "config": {"url": "https://crm.example/leads"}, "secrets": {"signing_secret": "whsec_bGVhZHdpcmUtcmVhZG1lLXNpZ25pbmctc2VjcmV0"}}))]
 pub struct CredentialBody {
     /// Which plugin; cannot be changed later.
     pub channel: String,
     /// 1 to 255 characters; the channel's name without one.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     /// Where the path names none; cannot be changed later.
     #[serde(default)]
     pub project: Option<String>,
     /// Only for this unit of the project; absent: for the whole project.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<String>,
     /// Auto mode leaves disabled ones out; what is queued waits.
     #[serde(default)]
@@ -69,11 +72,11 @@ pub struct CredentialBody {
     pub config: Option<Map<String, Value>>,
     /// Name → text. In a later write: absent ones stay, null removes.
     #[serde(default)]
-    #[schema(value_type = Option<Object>, write_only)]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>, write_only)]
     pub secrets: Option<SecretInputs>,
     /// Remote field → template, `{"const": …}` or `{"from": …, "map": {…}, "default": …}`.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<BTreeMap<String, MappingRule>>)]
     pub mapping: Option<Map<String, Value>>,
     /// CEL expression over the lead.
     #[serde(default)]
@@ -85,25 +88,32 @@ pub struct CredentialBody {
 
 /// Changes of a credential; what is absent stays. `config` and `secrets` are merged by name, null removes.
 #[derive(Default, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
+#[schema(example = json!({"name": "My CRM", "config": {"url": "https://crm.example/new"}}))]
 pub struct CredentialChanges {
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
+    #[serde(default)]
     pub name: Option<String>,
-    #[serde(deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<Option<String>>,
+    #[serde(default)]
     pub enabled: Option<bool>,
     #[schema(value_type = Option<Object>)]
+    #[serde(default)]
     pub config: Option<Map<String, Value>>,
-    #[schema(value_type = Option<Object>, write_only)]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>, write_only)]
+    #[serde(default)]
     pub secrets: Option<SecretInputs>,
     /// Replaces the whole mapping.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<BTreeMap<String, MappingRule>>)]
+    #[serde(default)]
     pub mapping: Option<Map<String, Value>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     pub filter: Option<Option<String>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<RetryOverride>)]
     pub retry: Option<Option<RetryOverride>>,
 }

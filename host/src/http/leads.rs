@@ -27,28 +27,37 @@ use crate::policy::normalise;
 /// A lead and where it goes.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"external_id": "form-1", "title": "Call back", "name": "Ada Lovelace", "phone": "+44 20 7946 0958", "email": "ada@example.com"}))]
 pub struct NewLead {
     /// `prj_…` or `ext:` and your own id of it; may be left out when the key belongs to one.
     pub project: Option<String>,
     /// The unit of the project (landing page, shop) by your own id, with or without `ext:`.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<String>,
     /// Your own id of the lead: a second lead with it is a duplicate.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub external_id: Option<String>,
     /// Up to 1,000 characters.
+    #[schema(max_length = 1_000)]
     pub title: Option<String>,
     /// 1 to 255 characters. At least one of phone, email, name or a non-empty `fields` must be there.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     /// Up to 255 characters.
+    #[schema(max_length = 255)]
     pub company: Option<String>,
     /// One number beside `phones`.
     pub phone: Option<String>,
     /// One address beside `emails`.
     pub email: Option<String>,
     /// In any spelling, up to 255 characters each; kept raw with a warning when they cannot be understood.
+    #[schema(max_items = 50)]
     pub phones: Option<Vec<String>>,
     /// One mailbox each.
+    #[schema(max_items = 50)]
     pub emails: Option<Vec<String>>,
     /// Up to 65,536 characters.
+    #[schema(max_length = 65_536)]
     pub comment: Option<String>,
     /// What the lead is worth.
     pub value: Option<Amount>,
@@ -60,11 +69,13 @@ pub struct NewLead {
     #[allow(missing_docs)]
     pub integrations: Option<Integrations>,
     /// Seconds to wait before the first attempt, up to 30 days.
+    #[schema(maximum = 2_592_000)]
     pub delay_sec: Option<u32>,
     /// When the first attempt is due, instead of `delay_sec`; at most 30 days ahead.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub due_at: Option<Timestamp>,
     /// Seconds from now after which what was not sent fails with the code `deadline`, up to 30 days.
+    #[schema(minimum = 1, maximum = 2_592_000)]
     pub deadline_sec: Option<u32>,
     /// `false`: the first failure cancels what has not been sent. Default `true`.
     pub allow_failures: Option<bool>,
@@ -106,6 +117,7 @@ impl NewLead {
 /// A lead (new or stored) and where it goes.
 #[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"lead": {"external_id": "form-2", "name": "Ada Lovelace", "phone": "+44 20 7946 0958"}, "integrations": "auto", "allow_failures": true}))]
 pub struct SendBatch {
     /// Beside `lead` or inside it.
     pub project: Option<String>,
@@ -116,11 +128,13 @@ pub struct SendBatch {
     #[allow(missing_docs)]
     pub integrations: Option<Integrations>,
     /// Seconds to wait before the first attempt, up to 30 days.
+    #[schema(maximum = 2_592_000)]
     pub delay_sec: Option<u32>,
     /// When the first attempt is due, instead of `delay_sec`; at most 30 days ahead.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub due_at: Option<Timestamp>,
     /// Seconds from now after which what was not sent fails with the code `deadline`, up to 30 days.
+    #[schema(minimum = 1, maximum = 2_592_000)]
     pub deadline_sec: Option<u32>,
     /// `false`: the first failure cancels what has not been sent. Default `true`.
     pub allow_failures: Option<bool>,

@@ -29,20 +29,26 @@ const MAX_TTL_SEC: u32 = 2_592_000;
 /// A new project.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"external_id": "shop-1", "name": "My shop", "default_region": "GB", "time_zone": "Europe/London", "locale": "en"}))]
 pub struct NewProject {
     /// Your own id of it; unique, 1 to 255 characters.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub external_id: String,
     /// 1 to 255 characters; the external id without one.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     /// ISO 3166 region in which numbers without a country code are read. Default `RU`.
     #[serde(default)]
+    #[schema(pattern = "^[A-Z]{2}$")]
     pub default_region: Option<String>,
     /// IANA name. Default `Europe/Moscow`.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9/_+-]+$")]
     pub time_zone: Option<String>,
     /// Language of texts made for people. Default `ru`.
     #[serde(default)]
+    #[schema(min_length = 2, max_length = 35, pattern = "^[A-Za-z0-9-]+$")]
     pub locale: Option<String>,
     #[serde(default)]
     #[allow(missing_docs)]
@@ -60,18 +66,25 @@ pub struct NewProject {
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
+#[schema(example = json!({"name": "My shop", "dedup": {"enabled": true, "ttl_sec": 600}}))]
 pub struct ProjectChanges {
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
+    #[schema(pattern = "^[A-Z]{2}$")]
     pub default_region: Option<String>,
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9/_+-]+$")]
     pub time_zone: Option<String>,
+    #[schema(min_length = 2, max_length = 35, pattern = "^[A-Za-z0-9-]+$")]
     pub locale: Option<String>,
     pub dedup: Option<DedupSettings>,
     pub entity_credentials: Option<EntityCredentials>,
     /// Replaces both ages.
     pub retention: Option<RetentionSettings>,
     /// Replaces all rules.
+    #[schema(max_items = 50)]
     pub fallbacks: Option<Vec<Rule>>,
     /// Replaces all rules.
+    #[schema(max_items = 50)]
     pub notifications: Option<Vec<Notification>>,
 }
 

@@ -24,6 +24,7 @@ const MAX_OVERLAP_SEC: u32 = 2_592_000;
 /// How a key is rotated.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(example = json!({"overlap_sec": 86400}))]
 pub struct KeyRotation {
     /// Seconds for which the old key goes on, up to 30 days; 0: it ends at once. Default a day.
     #[schema(maximum = 2_592_000)]

@@ -8,7 +8,7 @@ use super::{AuditId, KeyId, ProjectId, Timestamp};
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident => $word:literal, $object:literal;)+) => {
         /// An administrative act.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum AuditAction {
             $($(#[$doc])* #[serde(rename = $word)] $name,)+
         }
@@ -83,6 +83,17 @@ actions! {
     /// A delivery was cancelled.
     DeliveryCancel => "delivery.cancel", "delivery";
 }
+
+// Derived, it would not see through the macro.
+impl utoipa::PartialSchema for AuditAction {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, Type};
+        let words = Self::ALL.iter().map(|action| action.word());
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).description(Some("An administrative act.")).into()
+    }
+}
+
+impl utoipa::ToSchema for AuditAction {}
 
 /// One changed field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

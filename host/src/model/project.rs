@@ -11,6 +11,7 @@ pub struct DedupSettings {
     #[allow(missing_docs)]
     pub enabled: bool,
     /// Seconds for which the first lead is remembered, 1 to 2,592,000 (30 days). Default 3,600.
+    #[schema(minimum = 1, maximum = 2_592_000)]
     pub ttl_sec: u32,
     /// By which fields of leads without an `external_id` the same lead is known, 1 to 16 of: `entity`, `title`, `name`,
     /// `company`, `phones`, `emails`, `comment`, `value`, `fields` (all of your own), `fields.NAME`, `origin.NAME`. Absent or
