@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::http::bodies::Bodies;
 use crate::lane::{CheckAnswer, LaneState, Lanes, Preview, Previewed};
 use crate::live::Live;
+use crate::metrics::Metrics;
 use crate::model::{ApiKey, BatchId, BatchStatus, Credential, CredentialId, KeyId, Project, ProjectId, Timestamp};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{FieldProblem, Registry, RegistryError, VersionStatus};
@@ -162,6 +163,10 @@ pub struct App {
     pub bodies: Arc<Bodies>,
     /// What changes, for those who follow.
     pub live: Arc<Live>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// When what is looked up for them was.
+    pub looked_at: Arc<tokio::sync::Mutex<Option<std::time::Instant>>>,
     caches: Arc<Caches>,
 }
 
@@ -188,7 +193,9 @@ impl App {
     ) -> Self {
         let bodies = Arc::new(Bodies::new(&config.http));
         let live = Arc::new(Live::new(store.clone(), &config.events));
-        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, live, caches: Arc::default() }
+        let metrics = Arc::new(Metrics::new(&*clock));
+        let (tasks, looked_at, caches) = (Arc::default(), Arc::default(), Arc::default());
+        Self { store, registry, lanes, vault, clock, config, tasks, bodies, live, metrics, looked_at, caches }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end, and the lanes of what follows it.

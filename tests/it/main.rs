@@ -17,6 +17,7 @@ mod large_leads;
 mod lists;
 mod logs;
 mod mail_servers;
+mod metrics;
 mod notifications;
 mod openapi;
 mod parking;

@@ -28,6 +28,7 @@ mod open;
 mod page;
 #[cfg(test)]
 mod plans;
+mod queues;
 mod read;
 mod search;
 mod sending;
@@ -53,8 +54,9 @@ use tokio::sync::watch;
 use self::accept::Accepting;
 use super::{
     Accepted, Changed, EventLog, EventPage, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota,
-    Leased, ListQuery, Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
+    Leased, ListQuery, Page, Pause, Pruned, Queues, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
 };
+use crate::metrics::StoreMetrics;
 use crate::model::{
     ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialChange, CredentialId, CredentialState, Delivery, DeliveryId,
     EventPosition, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
@@ -67,11 +69,13 @@ pub struct StoreOptions {
     pub max_backlog: u64,
     /// Connections for reads.
     pub readers: u32,
+    /// What it counts into.
+    pub metrics: StoreMetrics,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { max_backlog: 1_000_000, readers: 4 }
+        Self { max_backlog: 1_000_000, readers: 4, metrics: StoreMetrics::default() }
     }
 }
 
@@ -190,6 +194,10 @@ impl Store for SqliteStore {
 
     async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError> {
         lease::lanes(&self.readers).await
+    }
+
+    async fn queues(&self) -> Result<Queues, StoreError> {
+        queues::queues(&self.readers).await
     }
 
     async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {

@@ -4,8 +4,8 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
 use super::{
-    accept, admin, answers, book, credentials, ended, events, extras, finish, kv, lease, lists, notices, open, read, search, sending,
-    settle, speed, tasks, timers,
+    accept, admin, answers, book, credentials, ended, events, extras, finish, kv, lease, lists, notices, open, queues, read, search,
+    sending, settle, speed, tasks, timers,
 };
 use crate::model::{CredentialId, ProjectId, Timestamp};
 use crate::store::{Cursor, ListQuery};
@@ -63,7 +63,9 @@ async fn no_statement_reads_a_whole_table() {
     for sql in groups.into_iter().flatten() {
         check(&pool, sql).await;
     }
-    check(&pool, lease::LANES).await;
+    for sql in [lease::LANES, queues::LANES, queues::OLDEST_LEAD] {
+        check(&pool, sql).await;
+    }
     for query in questions() {
         for (_, sql) in lists::statements(&query) {
             check(&pool, &sql).await;

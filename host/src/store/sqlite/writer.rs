@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -22,6 +23,7 @@ use super::events;
 use super::failing::Failing;
 use super::finish;
 use super::lead_cache::LeadCache;
+use crate::metrics::StoreMetrics;
 use crate::model::{Change, ProjectId, Timestamp};
 use crate::store::{Changed, EventPack, Finish, StoreError};
 
@@ -123,6 +125,7 @@ pub(super) struct Told {
     pub(super) failing: Arc<Failing>,
     /// Changes when events were committed.
     pub(super) events: watch::Sender<u64>,
+    pub(super) metrics: StoreMetrics,
 }
 
 /// Starts the writer. It ends when every [`Handle`] is gone and what they asked is done; `keep` is dropped after that, and
@@ -200,7 +203,7 @@ impl Writer {
 
     /// Does the turn and commits it; `inbox` is where more may come from meanwhile.
     async fn transaction(&mut self, turn: &mut Turn, inbox: Option<&mut mpsc::Receiver<Command>>) -> Result<(), StoreError> {
-        let before = self.tx.backlog;
+        let (before, began) = (self.tx.backlog, Instant::now());
         let mut done = self.attempt(turn, inbox).await;
         if done.is_err() {
             self.tx.backlog = before;
@@ -213,6 +216,12 @@ impl Writer {
         }
         self.told.backlog.store(self.tx.backlog, Ordering::Relaxed);
         self.told.failing.note(&done);
+        let metrics = &self.told.metrics;
+        metrics.durations.observe(began.elapsed().as_secs_f64());
+        metrics.requests.observe(turn.len() as f64);
+        if done.is_err() {
+            metrics.failures.inc();
+        }
         if done.is_ok() && !self.tx.events.is_empty() {
             self.told.events.send_modify(|turns| *turns = turns.wrapping_add(1));
         }
