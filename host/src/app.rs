@@ -17,6 +17,7 @@ use crate::http::bodies::Bodies;
 use crate::http::limits::KeyLimits;
 use crate::lane::{CheckAnswer, LaneState, Lanes, Preview, Previewed};
 use crate::live::Live;
+use crate::metrics::Metrics;
 use crate::model::{ApiKey, BatchId, BatchStatus, Credential, CredentialId, KeyId, Project, ProjectId, Timestamp};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{FieldProblem, Registry, RegistryError, VersionStatus};
@@ -167,6 +168,10 @@ pub struct App {
     pub limits: Arc<KeyLimits>,
     /// What changes, for those who follow.
     pub live: Arc<Live>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// When what is looked up for them was.
+    pub looked_at: Arc<tokio::sync::Mutex<Option<std::time::Instant>>>,
     caches: Arc<Caches>,
 }
 
@@ -192,8 +197,10 @@ impl App {
     ) -> Self {
         let bodies = Arc::new(Bodies::new(&config.http));
         let (tasks, erasures, retention, caches) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
-        let (limits, live) = (Arc::default(), Arc::new(Live::new(store.clone(), &config.events)));
-        Self { store, registry, lanes, vault, clock, config, tasks, erasures, retention, bodies, limits, live, caches }
+        let (limits, looked_at) = (Arc::default(), Arc::default());
+        let live = Arc::new(Live::new(store.clone(), &config.events));
+        let metrics = Arc::new(Metrics::new(&*clock));
+        Self { store, registry, lanes, vault, clock, config, tasks, erasures, retention, bodies, limits, live, metrics, looked_at, caches }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end, and the lanes of what follows it.

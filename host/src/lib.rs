@@ -14,6 +14,7 @@ pub mod keys;
 pub mod lane;
 pub mod live;
 pub mod mail;
+pub mod metrics;
 pub mod model;
 pub mod plugin;
 pub mod policy;

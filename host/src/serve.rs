@@ -18,6 +18,7 @@ use crate::egress::{Egress, EgressLimits, Grant, GuardError, OperatorPolicy};
 use crate::keys;
 use crate::lane::{Deps, LaneConfig, Lanes};
 use crate::mail::{Mailer, Operator, Resolve, ResolveError};
+use crate::metrics::Metrics;
 use crate::model::Pin;
 use crate::plugin::bindings::wit::types::Context as CallContext;
 use crate::plugin::call::{CallEnv, NoEffects};
@@ -57,7 +58,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
     let vault = Arc::new(Vault::new(master_key, Vec::new()));
     // The phone table takes a moment to read; the first lead should not wait for it.
     tokio::task::spawn_blocking(crate::policy::normalise::warm_up);
-    let options = StoreOptions { max_backlog: config.max_backlog, ..StoreOptions::default() };
+    let metrics = Arc::new(Metrics::new(&*clock));
+    let options = StoreOptions { max_backlog: config.max_backlog, metrics: metrics.store.clone(), ..StoreOptions::default() };
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.database, options).await?);
     keys::check_master(&*store, &vault, &config, made).await?;
     keys::ensure_admin(&*store, &config, &*clock, &mut *terminal()).await?;
@@ -71,9 +73,11 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
         mailer: mailer.clone(),
         vault: vault.clone(),
         clock: clock.clone(),
+        metrics: metrics.sending.clone(),
         config: LaneConfig { node: config.node.clone(), max_calls: config.max_calls, ..LaneConfig::default() },
     });
-    let app = App::new(store.clone(), registry.clone(), Arc::new(lanes.clone()), vault, clock, config.clone());
+    let mut app = App::new(store.clone(), registry.clone(), Arc::new(lanes.clone()), vault, clock, config.clone());
+    app.metrics = metrics;
 
     let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}: is another program using it? Set LEADWIRE_LISTEN to choose another", config.listen)

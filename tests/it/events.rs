@@ -372,8 +372,8 @@ async fn a_reader_that_stops_reading_is_dropped_with_a_reason_and_harms_nobody()
     assert!(seen.len() < LEADS * 4_000, "it was held back: {}", seen.len());
     // It goes on where it was.
     let mut again = follow(&host, "", Some(&dropped.id)).await;
-    while seen.iter().filter(|told| told.event == "lead.completed").count() == 0 {
-        seen.push(again.event().await);
+    if !seen.iter().any(|told| told.event == "lead.completed") {
+        seen.extend(again.until(|told| told.event == "lead.completed").await);
     }
     assert_eq!(seen.len(), LEADS * 4_002 + 6);
     let ids: Vec<_> = seen.iter().map(|told| &told.id).collect();

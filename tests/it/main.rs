@@ -24,6 +24,7 @@ mod large_leads;
 mod lists;
 mod logs;
 mod mail_servers;
+mod metrics;
 mod notifications;
 mod openapi;
 mod parking;

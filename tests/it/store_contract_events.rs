@@ -306,7 +306,27 @@ async fn old_events_go_and_positions_go_on_growing(backend: &dyn Backend) {
     assert!(after[0].position > all[17].position);
 }
 
+async fn what_waits_is_counted_by_channel(backend: &dyn Backend) {
+    let store = backend.open(100).await;
+    assert_eq!(store.queues().await.unwrap(), Queues::default());
+    let project = project_id();
+    let (hook, mail) = (credential(project), Credential { channel: "email".to_owned(), ..credential(project) });
+    let other = credential(project);
+    for one in [&hook, &mail, &other] {
+        store.create_credential(one, None).await.unwrap();
+    }
+    send(&*store, &[hook.id, mail.id], at(5)).await;
+    send(&*store, &[other.id, CredentialId::new(at(0))], at(3)).await;
+    send(&*store, &[hook.id], at(9)).await;
+    lease_one(&*store, mail.id, at(10)).await;
+    let queue = |channel: &str, waiting, due_at| ChannelQueue { channel: channel.to_owned(), waiting, due_at };
+    let expected = [queue("", 1, at(3)), queue("email", 1, lease_end(at(10))), queue("webhook", 3, at(3))];
+    let found = store.queues().await.unwrap();
+    assert_eq!((found.channels.as_slice(), found.oldest_lead), (expected.as_slice(), Some(at(3))));
+}
+
 contract!(
+    what_waits_is_counted_by_channel,
     a_lead_is_told_from_accepted_to_completed,
     what_was_refused_is_not_told,
     people_and_time_are_told_too,

@@ -26,6 +26,7 @@ pub mod integrations;
 pub mod leads;
 pub mod limits;
 pub mod list;
+pub mod metrics;
 pub mod notifications;
 mod openapi;
 pub mod preview;
@@ -103,6 +104,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(erasures::show))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
+        .routes(routes!(metrics::show))
 }
 
 /// The OpenAPI document.
@@ -112,7 +114,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// The whole HTTP interface: `/api/…`, `/healthz`, `/readyz`, `/openapi.json`, `/docs`.
+/// The whole HTTP interface: `/api/…`, `/healthz`, `/readyz`, `/metrics`, `/openapi.json`, `/docs`.
 pub fn router(app: App) -> Router {
     let (routes, mut document) = api().split_for_parts();
     openapi::complete(&mut document);

@@ -15,13 +15,14 @@ use super::input::{self, Input};
 use super::integrations::SendOptions;
 use super::{callbacks, inline};
 use crate::app::App;
+use crate::metrics::OfResult;
 use crate::model::{
     BatchCounts, BatchId, BatchOptions, BatchStatus, Callbacks, Credential, CredentialId, DeliveryId, DeliveryStatus, Lead, LeadId,
     LeadStatus, NoticeKind, OnDuplicate, Project, Purpose, Scope, Timestamp,
 };
 use crate::policy::fanout::{Candidates, Plan, fan_out};
 use crate::policy::{FieldError, Warning, callbacks as policy_callbacks, dedup};
-use crate::store::{Accepted, AnswerOf, DedupKey, DuplicateNote, Intake, IntakeExtras, NewDelivery, Watch, Written};
+use crate::store::{Accepted, AnswerOf, DedupKey, DuplicateNote, Intake, IntakeExtras, NewDelivery, StoreError, Watch, Written};
 
 /// Most bytes of one entry's settings, which are kept with its delivery.
 const MAX_SETTINGS_BYTES: usize = 65_536;
@@ -293,6 +294,7 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
         (done, once)
     });
     let (done, once) = task.await.map_err(|error| ApiError::internal(&error))?;
+    count(app, &done, status);
     match (done?, once) {
         (Written::New(Accepted::New), _) => match ended {
             Some((wait, ended)) => waited(app, wait, ended, lead_id, batch, &warnings).await,
@@ -305,6 +307,20 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
         (Written::Replayed(_), None) => Err(ApiError::internal(&"an answer was replayed without a key")),
         (Written::KeyReused, _) => Err(key_reused()),
     }
+}
+
+/// Counts what became of a lead.
+fn count(app: &App, done: &Result<Written<Accepted>, StoreError>, status: LeadStatus) {
+    let result = match done {
+        Ok(Written::New(Accepted::New)) if status == LeadStatus::Unrouted => "unrouted",
+        Ok(Written::New(Accepted::New)) => "accepted",
+        Ok(Written::New(Accepted::Duplicate { .. })) => "duplicate",
+        Ok(Written::Replayed(_)) => "replayed",
+        Err(StoreError::Overloaded { .. }) => "overloaded",
+        // The count of requests by status has these.
+        Ok(Written::KeyReused) | Err(_) => return,
+    };
+    app.metrics.http.leads.get_or_create(&OfResult { result }).inc();
 }
 
 fn sent_delivery(delivery: &NewDelivery) -> SentDelivery<'_> {

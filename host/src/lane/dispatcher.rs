@@ -12,6 +12,7 @@ use super::ready::{self, Parked, Prepared, Ready};
 use super::worker::{self, CallEnded, Learned};
 use super::{LaneState, Message, Shared, lock};
 use crate::fault::{self, Point};
+use crate::metrics::OfChannel;
 use crate::model::{BatchId, CredentialId, CredentialState, DeliveryStatus, LeadId, Notice, NoticeKind, ProjectId, StateReason, Timestamp};
 use crate::policy::breaker::{Pause, Signal};
 use crate::policy::outcome::Refusal;
@@ -185,6 +186,7 @@ impl Dispatcher<'_> {
             let after = lane.breaker.paused(now);
             let is_open = |pause: Option<(Timestamp, Pause)>| matches!(pause, Some((_, Pause::BreakerOpen)));
             if is_open(after) && !is_open(before) {
+                self.shared.deps.metrics.breaker_opens.get_or_create(&of_channel(&learned.ready)).inc();
                 happened.push((NoticeKind::BreakerOpen, "too many failures in a row".to_owned()));
             }
             let pause = after.filter(|pause| Some(*pause) != before && pause.0.since(now) >= KEPT_PAUSE);
@@ -200,6 +202,9 @@ impl Dispatcher<'_> {
         {
             happened.push((NoticeKind::CredentialInvalid, format!("{}: {}", why.code, why.message)));
             self.invalidate(id, why, now).await;
+        }
+        if learned.fault.is_some() {
+            self.shared.deps.metrics.plugin_faults.get_or_create(&of_channel(&learned.ready)).inc();
         }
         happened.extend(learned.fault.map(|why| (NoticeKind::PluginFault, format!("{}: {}", why.code, why.message))));
         if let Some(about) = learned.about {
@@ -272,6 +277,7 @@ impl Dispatcher<'_> {
     async fn sweep(&mut self) {
         let now = self.now();
         self.queue.forget_idle(now);
+        self.shared.deps.metrics.lanes(self.queue.states(now));
         match self.shared.deps.store.lanes().await {
             Ok(lanes) => {
                 for found in lanes {
@@ -477,6 +483,7 @@ impl Dispatcher<'_> {
         for jobs in calls {
             fault::pass(Point::LaneLeased);
             let (shared, ready) = (self.shared.clone(), ready.clone());
+            shared.deps.metrics.calls.inc();
             self.calls.spawn(async move {
                 let guard = EndGuard { shared: shared.clone(), ended: Some(CallEnded::broken(&ready)) };
                 let ended = worker::run(shared, ready, jobs).await;
@@ -484,6 +491,10 @@ impl Dispatcher<'_> {
             });
         }
     }
+}
+
+fn of_channel(ready: &Ready) -> OfChannel {
+    OfChannel { channel: ready.credential.channel.clone() }
 }
 
 /// Reports a call's end also when its worker panics, so that its lane never waits for a call that is gone.
@@ -500,6 +511,7 @@ impl EndGuard {
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
+        self.shared.deps.metrics.calls.dec();
         if let Some(ended) = self.ended.take() {
             self.shared.send([Message::Ended(ended)]);
         }

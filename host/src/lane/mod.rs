@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::egress::Egress;
 use crate::fault::{self, Point};
 use crate::mail::Mailer;
+use crate::metrics::SendingMetrics;
 use crate::model::{BatchId, BatchStatus, CredentialId, CredentialState, StateReason, Timestamp};
 use crate::plugin::call;
 use crate::plugin::registry::Registry;
@@ -45,6 +46,8 @@ pub struct Deps {
     pub vault: Arc<Vault>,
     #[allow(missing_docs)]
     pub clock: Arc<dyn Clock>,
+    #[allow(missing_docs)]
+    pub metrics: SendingMetrics,
     #[allow(missing_docs)]
     pub config: LaneConfig,
 }
@@ -277,6 +280,7 @@ impl Shared {
 
     /// Tells whoever waits that batches ended.
     fn announce(&self, batch: BatchId, status: BatchStatus) {
+        self.deps.metrics.batch(status);
         if let Some(waiters) = lock(&self.waiting).get(&batch) {
             waiters.ended.send_replace(Some(status));
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ready::{Parked, Ready};
-use crate::model::{CredentialId, Timestamp};
-use crate::policy::breaker::Breaker;
+use crate::model::{CredentialId, CredentialState, Timestamp};
+use crate::policy::breaker::{Breaker, Pause};
 use crate::policy::rate::Bucket;
 use crate::policy::share;
 
@@ -193,6 +193,17 @@ impl Queue {
     /// Forgets lanes that have had nothing to send for a while.
     pub(super) fn forget_idle(&mut self, now: Timestamp) {
         self.lanes.retain(|_, lane| !(lane.is_plain() && lane.idle_since.is_some_and(|since| now.since(since) >= KEPT)));
+    }
+
+    /// How each lane with something to send stands.
+    pub(super) fn states(&self, now: Timestamp) -> impl Iterator<Item = CredentialState> {
+        let busy = self.lanes.values().filter(|lane| lane.calls > 0 || !lane.due.is_empty());
+        busy.map(move |lane| match (&lane.standing, lane.breaker.paused(now)) {
+            (Standing::Parked(parked), _) => parked.state,
+            (_, Some((_, Pause::BreakerOpen))) => CredentialState::BreakerOpen,
+            (_, Some((_, Pause::Throttled))) => CredentialState::Throttled,
+            (_, None) => CredentialState::Active,
+        })
     }
 
     /// Up to `limit` lanes that are ready now, longest waiting first. Each must be placed again.

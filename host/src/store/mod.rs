@@ -414,6 +414,26 @@ pub struct KvWrite {
     pub now: Timestamp,
 }
 
+/// How much waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Queues {
+    /// One for each channel with jobs.
+    pub channels: Vec<ChannelQueue>,
+    /// When the oldest lead that waits or is being sent was accepted, among the thousand oldest jobs.
+    pub oldest_lead: Option<Timestamp>,
+}
+
+/// What waits for one channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelQueue {
+    /// Empty: of credentials that are gone.
+    pub channel: String,
+    /// Jobs, those being sent included.
+    pub waiting: u64,
+    /// The earliest due time.
+    pub due_at: Timestamp,
+}
+
 /// How many expired rows a prune removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -466,6 +486,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every lane that has jobs, bulk lanes too, with its earliest due time.
     async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError>;
+
+    /// How much waits, by channel. Costs as much as the backlog is long.
+    async fn queues(&self) -> Result<Queues, StoreError>;
 
     /// Queues a failed, in-doubt or cancelled delivery again: due at `now`, attempts from 0, no deadline, its batch pending
     /// again. It is leased as `maybe_sent` unless the remote side is known not to have it: when it was refused, or never tried.

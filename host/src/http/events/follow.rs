@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::live::{Followed, Place};
+use crate::metrics::OfReason;
 use crate::model::{ApiKey, BatchId, EventPosition, LeadId, LiveEvent, ProjectId, Timestamp};
 use crate::store::Missed;
 
@@ -108,6 +109,7 @@ impl Follower {
     pub(super) fn new(app: App, key: Arc<ApiKey>, filter: Filter, after: EventPosition, place: Place) -> Self {
         let (written, keys, stop) = (app.live.written(), app.live.keys(), app.bodies.stopping().clone());
         let heartbeat_at = app.now().plus(HEARTBEAT);
+        app.metrics.events.opened.inc();
         tracing::debug!(key.id = %key.id, %after, "a stream of events begins");
         Self { app, key, filter, at: after, heartbeat_at, given_at: None, not_before: None, written, keys, stop, _place: place }
     }
@@ -138,6 +140,7 @@ impl Follower {
     }
 
     fn dropped(&self, reason: Reason) -> Told {
+        self.app.metrics.events.dropped.get_or_create(&OfReason { reason: reason.name() }).inc();
         tracing::info!(key.id = %self.key.id, reason = reason.name(), at = %self.at, "a stream of events ends: {}", reason.name());
         Told::Dropped(reason)
     }

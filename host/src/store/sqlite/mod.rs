@@ -32,6 +32,7 @@ mod page;
 #[cfg(test)]
 mod plans;
 mod prune;
+mod queues;
 mod read;
 mod search;
 mod sending;
@@ -58,9 +59,10 @@ use tokio::sync::watch;
 use self::accept::Accepting;
 use super::{
     Accepted, Act, Acted, AuditQuery, Changed, EraseStep, Erased, EventLog, EventPage, Finish, Found, Idempotency, Intake, JobRef, KvEntry,
-    KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Slice, Sliced,
-    Speed, Store, StoreError, StoredAnswer, Written,
+    KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Queues, Slice,
+    Sliced, Speed, Store, StoreError, StoredAnswer, Written,
 };
+use crate::metrics::StoreMetrics;
 use crate::model::{
     ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Cleanup, Credential, CredentialChange, CredentialId, CredentialState,
     Delivery, DeliveryId, Erasure, ErasureId, EventPosition, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, Repeats,
@@ -74,11 +76,13 @@ pub struct StoreOptions {
     pub max_backlog: u64,
     /// Connections for reads.
     pub readers: u32,
+    /// What it counts into.
+    pub metrics: StoreMetrics,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { max_backlog: 1_000_000, readers: 4 }
+        Self { max_backlog: 1_000_000, readers: 4, metrics: StoreMetrics::default() }
     }
 }
 
@@ -198,6 +202,10 @@ impl Store for SqliteStore {
 
     async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError> {
         lease::lanes(&self.readers).await
+    }
+
+    async fn queues(&self) -> Result<Queues, StoreError> {
+        queues::queues(&self.readers).await
     }
 
     async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {

@@ -67,7 +67,7 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
     let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads, tidy: tidy.clone(), events: EventPack::default() };
     let failing = Arc::new(Failing::default());
     let events = watch::Sender::new(0);
-    let told = Told { backlog: shared.clone(), failing: failing.clone(), events: events.clone() };
+    let told = Told { backlog: shared.clone(), failing: failing.clone(), events: events.clone(), metrics: options.metrics };
     let (writer, ended) = writer::start(tx, writing.create_if_missing(false), told, lock)?;
     Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared, failing, tidy, events })
 }

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Row, SqlitePool};
 
 use super::{
     accept, admin, answers, audit, book, credentials, ended, erasures, events, extras, finish, gone, kv, lease, lists, notices, open,
-    prune, read, search, sending, settle, speed, tasks, timers,
+    prune, queues, read, search, sending, settle, speed, tasks, timers,
 };
 use crate::model::{CredentialId, ProjectId, Timestamp};
 use crate::store::{Cursor, ListQuery};
@@ -70,7 +70,9 @@ async fn no_statement_reads_a_whole_table() {
     for sql in groups.into_iter().flatten() {
         check(&pool, sql).await;
     }
-    check(&pool, lease::LANES).await;
+    for sql in [lease::LANES, queues::LANES, queues::OLDEST_LEAD] {
+        check(&pool, sql).await;
+    }
     for query in questions() {
         for (_, sql) in lists::statements(&query) {
             check(&pool, &sql).await;

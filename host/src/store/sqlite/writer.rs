@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -24,6 +25,7 @@ use super::finish;
 use super::lead_cache::LeadCache;
 use super::tidy::Tidy;
 use crate::fault::{self, Point};
+use crate::metrics::StoreMetrics;
 use crate::model::{Change, ProjectId, Timestamp};
 use crate::store::{Changed, EventPack, Finish, StoreError};
 
@@ -127,6 +129,7 @@ pub(super) struct Told {
     pub(super) failing: Arc<Failing>,
     /// Changes when events were committed.
     pub(super) events: watch::Sender<u64>,
+    pub(super) metrics: StoreMetrics,
 }
 
 /// Starts the writer. It ends when every [`Handle`] is gone and what they asked is done; `keep` is dropped after that, and
@@ -204,7 +207,7 @@ impl Writer {
 
     /// Does the turn and commits it; `inbox` is where more may come from meanwhile.
     async fn transaction(&mut self, turn: &mut Turn, inbox: Option<&mut mpsc::Receiver<Command>>) -> Result<(), StoreError> {
-        let before = self.tx.backlog;
+        let (before, began) = (self.tx.backlog, Instant::now());
         let mut done = self.attempt(turn, inbox).await;
         if done.is_err() {
             self.tx.backlog = before;
@@ -220,6 +223,12 @@ impl Writer {
             self.tx.tidy.run(&self.tx.db);
         }
         self.told.failing.note(&done);
+        let metrics = &self.told.metrics;
+        metrics.durations.observe(began.elapsed().as_secs_f64());
+        metrics.requests.observe(turn.len() as f64);
+        if done.is_err() {
+            metrics.failures.inc();
+        }
         if done.is_ok() && !self.tx.events.is_empty() {
             self.told.events.send_modify(|turns| *turns = turns.wrapping_add(1));
         }
