@@ -1,6 +1,7 @@
 //! Behaviour tests: one binary, one file a behaviour. Set up by `cargo xtask test`.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
+mod amocrm_channel;
 mod batching;
 mod callback_crash;
 mod callbacks;

@@ -51,7 +51,8 @@ impl State {
     }
 
     fn about(&self, entities: &[Value], id: &str, name: &str) -> Answer {
-        let found: Vec<Value> = entities.iter().filter(|entity| entity["entity_id"].to_string() == id).cloned().collect();
+        let wanted = Some(id.parse::<u64>().unwrap_or_default());
+        let found: Vec<Value> = entities.iter().filter(|entity| entity["entity_id"].as_u64() == wanted).cloned().collect();
         list(name, &found, false)
     }
 
