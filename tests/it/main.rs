@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 mod audit;
+mod amocrm_channel;
 mod batching;
 mod bulk;
 mod callback_crash;
