@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 mod batching;
+mod bitrix_channel;
 mod callback_crash;
 mod callbacks;
 mod crash;
