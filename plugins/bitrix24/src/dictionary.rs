@@ -91,14 +91,15 @@ impl Kind {
             return Self::default();
         }
         let mut kind = Self { entity_type, names, fields: Fields::new(), asked: false };
-        let stored = ctx.kv().get_text(&kind.key()).ok().flatten();
+        let stored = ctx.kv().get_text(&kind.key(ctx)).ok().flatten();
         kind.fields = stored.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         kind.asked = kind.names.iter().any(|name| !kind.fields.contains_key(name));
         kind
     }
 
-    fn key(&self) -> String {
-        format!("fields:{}", self.entity_type)
+    /// An admin may enter another portal.
+    fn key(&self, ctx: &Context<Config>) -> String {
+        format!("fields:{}:{}", ctx.config.portal, self.entity_type)
     }
 
     fn command(&self) -> Command {
@@ -130,7 +131,7 @@ impl Kind {
         }
         let text = serde_json::to_string(&self.fields).unwrap_or_default();
         // Too large or no room: then it is asked for again, which costs one command of a batch that is sent anyway.
-        if ctx.kv().set(&self.key(), text.as_bytes(), Some(TTL_S)).is_err() {
+        if ctx.kv().set(&self.key(ctx), text.as_bytes(), Some(TTL_S)).is_err() {
             log::debug("the portal's fields could not be stored");
         }
     }

@@ -15,6 +15,7 @@ mod portal;
 mod record;
 mod text;
 mod value;
+mod work;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ const TTL_S: u32 = 3600;
 /// Pipeline and stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
+    portal: String,
     entity: Entity,
     /// The configured pipeline, or the one that the stage's name tells.
     pub(crate) category: Option<u64>,
@@ -55,7 +56,7 @@ impl Place {
         {
             return Err(setting("stage_id", format!("the stage {stage} does not belong to pipeline {category}")));
         }
-        Ok(Self { entity: config.entity, category, stage: config.stage_id.clone() })
+        Ok(Self { portal: config.portal.clone(), entity: config.entity, category, stage: config.stage_id.clone() })
     }
 
     /// What is to be asked, when it was not found lately.
@@ -115,7 +116,7 @@ impl Place {
     }
 
     fn mark(&self) -> String {
-        format!("{:?} {:?} {:?}", self.entity, self.category, self.stage)
+        format!("{} {:?} {:?} {:?}", self.portal, self.entity, self.category, self.stage)
     }
 
     fn stages_of(&self) -> String {

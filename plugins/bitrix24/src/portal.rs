@@ -21,7 +21,6 @@ const LEAST_MS: u64 = 5_000;
 const OPERATING_S: f64 = 400.0;
 /// From here on the moment of the new count is remembered, for a refusal that does not tell it.
 const WORTH_NOTING_S: f64 = 60.0;
-const RESET_KEY: &str = "operating_reset_at";
 /// When it is not known when the count begins anew.
 const UNKNOWN_RESET_MS: u32 = 60_000;
 /// Longest such wait: the count is of ten minutes.
@@ -169,15 +168,19 @@ impl<'a> Portal<'a> {
         if most.operating > self.operating.get().0 {
             self.operating.set((most.operating, most.operating_reset_at));
             let told = most.operating_reset_at.to_string();
-            if most.operating >= WORTH_NOTING_S && self.ctx.kv().set(RESET_KEY, told.as_bytes(), Some(900)).is_err() {
+            if most.operating >= WORTH_NOTING_S && self.ctx.kv().set(&self.reset_key(), told.as_bytes(), Some(900)).is_err() {
                 log::warn("the end of the portal's count of running time could not be stored");
             }
         }
     }
 
+    fn reset_key(&self) -> String {
+        format!("operating_reset_at:{}", self.ctx.config.portal)
+    }
+
     /// How long until the portal counts a method's running time anew.
     pub(crate) fn operating_ms(&self) -> u32 {
-        let stored = || self.ctx.kv().get_text(RESET_KEY).ok().flatten().and_then(|text| text.parse().ok());
+        let stored = || self.ctx.kv().get_text(&self.reset_key()).ok().flatten().and_then(|text| text.parse().ok());
         let told = Some(self.operating.get().1).filter(|at| *at > 0).or_else(stored).unwrap_or_default();
         match told.saturating_mul(1000).saturating_sub(self.ctx.now_ms()) {
             0 => UNKNOWN_RESET_MS,

@@ -38,8 +38,10 @@ fn error(code: &str, text: &str) -> Value {
     json!({ "error": code, "error_description": text })
 }
 
-/// The commands of a request: method and parameters as the portal reads them, by name.
-fn commands(request: &Request) -> Vec<(String, String, Vec<(String, String)>)> {
+/// A command's name, its method, and its parameters as the portal reads them.
+type Sent = (String, String, Vec<(String, String)>);
+
+fn commands(request: &Request) -> Vec<Sent> {
     let leadwire_sdk::Body::Text(body) = &request.body else { panic!("{request:?}") };
     let body: Value = serde_json::from_str(body).unwrap();
     let parse = |(name, line): (&String, &Value)| {
@@ -277,6 +279,17 @@ fn a_contact_that_the_portal_refuses_costs_no_lead() {
 }
 
 #[test]
+fn contacts_that_were_made_are_noted_before_a_limit_stops_the_call() {
+    let other = |no: u8| Lead { phones: Vec::new(), emails: vec![format!("a{no}@example.com")], ..lead() };
+    let items = [0, 1].map(|no| Item { id: format!("dlv_{no}"), idempotency_key: format!("dlv_{no}"), ..item_of(other(no)) });
+    let looked = batch(json!({ "e0": [], "e1": [] }), json!({}));
+    let limited = batch(json!({ "c1": { "item": { "id": 8 } } }), json!({ "c0": error("QUERY_LIMIT_EXCEEDED", "") }));
+    let mut host = deals().answer(looked).answer(limited);
+    assert_eq!(host.deliver::<Bitrix24>(&items).summary(), "stop rate_limited");
+    assert_eq!((host.memo("dlv_0"), host.memo("dlv_1")), (None, Some("{\"contact\":8}")));
+}
+
+#[test]
 fn a_contact_made_before_is_not_looked_for_again() {
     let memo = Item { memo: Some("{\"contact\":7}".into()), ..item() };
     let mut host = deals().answer(batch(made("d0", 4), json!({})));
@@ -319,7 +332,7 @@ fn mapped_fields_go_by_the_portals_types() {
         .answer(batch(json!({ "c0": { "item": { "id": 7 } } }), json!({})))
         .answer(batch(made("d0", 1), json!({})));
     let mapped = Item { fields: fields.to_string(), ..item() };
-    assert_eq!(host.deliver::<Bitrix24>(&[mapped.clone()]).summary(), "delivered");
+    assert_eq!(host.deliver::<Bitrix24>(std::slice::from_ref(&mapped)).summary(), "delivered");
     for (name, value) in [
         ("UF_CRM_COLOR", "44"),
         ("UF_CRM_TAGS][0", "a"),

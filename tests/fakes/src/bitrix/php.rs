@@ -88,7 +88,7 @@ fn reference(source: &str, results: &Map<String, Value>) -> Option<(std::ops::Ra
     }
     // An open bracket without its end is no reference; it is taken away, so that the search ends.
     if end == start + "$result".len() {
-        end += 1;
+        return Some((start..end + 1, String::new()));
     }
     Some((start..end, text(&found)))
 }

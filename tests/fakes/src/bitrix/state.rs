@@ -237,9 +237,11 @@ impl State {
         if values.is_empty() || values.len() > 20 {
             return Err(Refusal::new("", "Communication values is not defined"));
         }
-        let plain = |value: &Value| text(value).split(['#', 'x', ';']).next().unwrap_or_default().trim().to_lowercase();
-        let wanted: BTreeSet<String> =
-            values.iter().map(|value| if kind == "PHONE" { plain(value) } else { text(value).to_lowercase() }).collect();
+        let plain = |value: &Value| match kind.as_str() {
+            "PHONE" => text(value).split(['#', 'x', ';']).next().unwrap_or_default().trim().to_owned(),
+            _ => text(value).to_lowercase(),
+        };
+        let wanted: BTreeSet<String> = values.iter().map(plain).collect();
         let hit = |object: &Map<String, Value>| {
             let fm = object.get("fm").map(list).unwrap_or_default();
             fm.iter().any(|entry| text(&entry["typeId"]) == kind && wanted.contains(&plain(&entry["value"])))
