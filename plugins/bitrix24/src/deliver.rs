@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
                 if let Err(fault) = replies.get::<Value>(&name)
                     && (there || made.contains(&at))
                 {
-                    log::warn(&format!("the record is in the portal, its timeline comment is not: {fault:?}"));
+                    log::warn(&format!("the record is in the portal, its timeline comment is not: {}", fault.words()));
                 }
                 self.already_there(at);
             }

@@ -123,6 +123,16 @@ impl Fault {
         }
     }
 
+    /// For a line in the log.
+    pub(crate) fn words(&self) -> &str {
+        match self {
+            Self::Busy => "too many requests",
+            Self::OperatingTime => "the running time is used up",
+            Self::Credential(text) | Self::Settings(text) | Self::Missing(text) => text,
+            Self::Refused { text, .. } | Self::Trouble { text, .. } => text,
+        }
+    }
+
     /// For a call that is about no lead.
     pub(crate) fn into_stop(self, operating_ms: Option<u32>) -> Stop {
         match self {

@@ -364,6 +364,35 @@ fn mapped_fields_go_by_the_portals_types() {
 }
 
 #[test]
+fn without_a_place_to_keep_things_everything_is_asked_anew_and_works() {
+    let config = json!({ "stage_id": "NEW", "contacts": "none" });
+    let looked = || {
+        batch(
+            json!({ "f2": { "fields": { "title": { "type": "string" } } }, "gc": { "categories": [] }, "gs": [{ "STATUS_ID": "NEW" }] }),
+            json!({}),
+        )
+    };
+    let mut host = with(config)
+        .kv_broken()
+        .answer(looked())
+        .answer(batch(made("d0", 1), json!({})))
+        .answer(looked())
+        .answer(batch(made("d0", 2), json!({})));
+    for _ in 0..2 {
+        let mapped = Item { fields: json!({ "TITLE": "Mapped" }).to_string(), ..item() };
+        assert_eq!(host.deliver::<Bitrix24>(&[mapped]).summary(), "delivered");
+    }
+    assert_eq!((host.requests().len(), field(&host, "title").as_deref()), (4, Some("Mapped")));
+    // A portal that does not tell its fields gets the values as they are.
+    let mut host = with(json!({ "contacts": "none" }))
+        .answer(batch(json!({}), json!({ "f2": error("", "Odd") })))
+        .answer(batch(made("d0", 1), json!({})));
+    let mapped = Item { fields: json!({ "UF_CRM_1": ["a", "b"] }).to_string(), ..item() };
+    assert_eq!(host.deliver::<Bitrix24>(&[mapped]).summary(), "delivered");
+    assert_eq!(field(&host, "UF_CRM_1][1").as_deref(), Some("b"));
+}
+
+#[test]
 fn a_stage_that_is_not_there_is_told_before_anything_is_written() {
     let config = json!({ "category_id": 9, "stage_id": "C9:GONE" });
     let answer = batch(
