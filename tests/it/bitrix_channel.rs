@@ -363,7 +363,7 @@ async fn what_an_admin_must_mend_is_told_in_the_admins_words() {
     type Change = fn(&mut leadwire_fakes::bitrix::Setup);
     let cases: [(Value, Change, &str); 6] = [
         (json!({}), |setup| setup.scopes = vec!["user".into()], "right `crm`"),
-        (json!({}), |setup| drop(setup.denied.insert("crm.item.add".into())), "rights in the CRM"),
+        (json!({}), |setup| setup.denied.extend(["crm.item.add".to_owned()]), "rights in the CRM"),
         (json!({"user_id": 2}), |_| {}, "does not know this webhook"),
         (json!({"category_id": 9, "stage_id": "C9:GONE"}), |_| {}, "stage_id: pipeline 9 has no stage C9:GONE; it has C9:NEW"),
         (json!({"category_id": 5}), |_| {}, "category_id: the portal has no pipeline 5; it has 0 General, 9 Retail"),
