@@ -1,9 +1,10 @@
 //! Behaviour tests: one binary, one file a behaviour. Set up by `cargo xtask test`.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
-mod audit;
 mod amocrm_channel;
+mod audit;
 mod batching;
+mod bitrix_channel;
 mod bulk;
 mod callback_crash;
 mod callbacks;
