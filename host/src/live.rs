@@ -197,7 +197,6 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
     use crate::model::{Credential, CredentialId, CredentialState, ProjectId, Purpose, Timestamp};

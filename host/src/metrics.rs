@@ -15,7 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::clock::Clock;
-use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, Timestamp};
+use crate::model::{AttemptOutcome, BatchStatus, CredentialState, DeliveryStatus, Removed, Timestamp};
 
 /// Seconds.
 const ANSWERS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
@@ -68,6 +68,12 @@ pub struct OfState {
 
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfKind {
+    pub kind: &'static str,
+}
+
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OfReason {
     pub reason: &'static str,
 }
@@ -98,6 +104,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     #[allow(missing_docs)]
     pub events: EventMetrics,
+    #[allow(missing_docs)]
+    pub cleanups: CleanupMetrics,
     /// What is looked up when it is asked for.
     pub seen: SeenMetrics,
 }
@@ -158,6 +166,16 @@ pub struct EventMetrics {
     pub dropped: Family<OfReason, Counter>,
 }
 
+/// The daily removal of what is too old.
+#[derive(Debug, Clone)]
+pub struct CleanupMetrics {
+    /// Those that ended, one for each project and time.
+    pub runs: Counter,
+    /// Those that broke off; each is made again.
+    pub failures: Counter,
+    removed: Family<OfKind, Counter>,
+}
+
 /// What is looked up when it is asked for.
 #[derive(Debug, Clone, Default)]
 pub struct SeenMetrics {
@@ -215,12 +233,20 @@ impl Default for StoreMetrics {
     }
 }
 
+impl Default for CleanupMetrics {
+    fn default() -> Self {
+        let metrics = Self { runs: Counter::default(), failures: Counter::default(), removed: Family::default() };
+        metrics.removed(&Removed::default());
+        metrics
+    }
+}
+
 impl Metrics {
     /// Nothing counted yet; the process began now.
     pub fn new(clock: &dyn Clock) -> Self {
         let mut registry = Registry::default();
         let (http, sending, store) = (HttpMetrics::default(), SendingMetrics::default(), StoreMetrics::default());
-        let (events, seen) = (EventMetrics::default(), SeenMetrics::default());
+        let (events, cleanups, seen) = (EventMetrics::default(), CleanupMetrics::default(), SeenMetrics::default());
         let began = Gauge::<f64, AtomicU64>::default();
         began.set(clock.now().as_millis() as f64 / 1_000.0);
         registry.register("process_start_time_seconds", "When the process began, in seconds since 1970", began);
@@ -232,8 +258,9 @@ impl Metrics {
         sending.register(own);
         store.register(own);
         events.register(own);
+        cleanups.register(own);
         seen.register(own);
-        Self { registry, http, sending, store, events, seen }
+        Self { registry, http, sending, store, events, cleanups, seen }
     }
 
     /// All of it in the OpenMetrics text format.
@@ -280,6 +307,31 @@ impl EventMetrics {
     fn register(&self, to: &mut Registry) {
         to.register("event_streams_opened", "Streams of live events that began", self.opened.clone());
         to.register("event_streams_dropped", "Streams of live events that the host ended, by reason", self.dropped.clone());
+    }
+}
+
+impl CleanupMetrics {
+    fn register(&self, to: &mut Registry) {
+        to.register("cleanups", "Clean-ups that ended, one for each project and time", self.runs.clone());
+        to.register("cleanup_failures", "Clean-ups that broke off", self.failures.clone());
+        to.register("cleanup_removed_rows", "Rows that were removed for their age, by kind", self.removed.clone());
+    }
+
+    /// Rows that went.
+    pub fn removed(&self, rows: &Removed) {
+        let Removed { leads, batches, deliveries, attempts, tasks, events, audit } = *rows;
+        let kinds = [
+            ("leads", leads),
+            ("batches", batches),
+            ("deliveries", deliveries),
+            ("attempts", attempts),
+            ("tasks", tasks),
+            ("events", events),
+            ("audit", audit),
+        ];
+        for (kind, count) in kinds {
+            self.removed.get_or_create(&OfKind { kind }).inc_by(count);
+        }
     }
 }
 

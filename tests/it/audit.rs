@@ -72,6 +72,9 @@ async fn every_operation_that_changes_something_is_in_it() {
     let hook = credentials(t).await;
     deliveries(t, &hook).await;
     t.act("delete /api/credentials/{id}", &format!("/api/credentials/{hook}"), None, "credential.delete", Some(&hook)).await;
+    let lead = json!({"project": "ext:shop", "email": "ann@example.com"});
+    let (_, line) = t.act("post /api/erasures", "/api/erasures", Some(lead), "person.erase", None).await;
+    assert_eq!(change(&line, "/by")["after"], "email");
     channels(t).await;
 
     let document = t.host.get("/openapi.json").await;

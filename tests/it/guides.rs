@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use leadwire::clock::{Clock, SystemClock};
 use leadwire_fakes::HttpSink;
 use leadwire_tests::client;
 use leadwire_tests::process::{Place, Process, call};
@@ -172,7 +173,7 @@ async fn the_clients_page_verifies_callbacks_in_python_and_php() {
         }
         // Someone else's call, and one with a signature of another key.
         for signature in ["v1,AAAA", "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+            let now = SystemClock.now().as_millis() / 1_000;
             let forged = guide.client.post(&address).header("webhook-id", "dlv_1").header("webhook-timestamp", now.to_string());
             let answer = forged.header("webhook-signature", signature).body("{}").send().await.unwrap();
             assert_eq!(answer.status(), 401, "{name}");

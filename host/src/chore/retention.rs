@@ -67,6 +67,7 @@ pub async fn run(app: App, stop: CancellationToken) {
     while !stop.is_cancelled() {
         if let Err(error) = turn(&app, &mut done, &stop).await {
             app.retention.lock().failures += 1;
+            app.metrics.cleanups.failures.inc();
             tracing::warn!(%error, "a clean-up broke off; it goes on within a minute");
         }
         app.retention.lock().running = false;
@@ -130,7 +131,7 @@ async fn of_host(app: &App, done: &mut HashMap<Option<ProjectId>, Timestamp>, st
     let events = by_age(app, stop, Kind::Events, ages.events_days).await?;
     let audit = by_age(app, stop, Kind::Audit, ages.audit_days).await?;
     let removed = Removed { tasks, events, audit, ..Removed::default() };
-    app.retention.lock().removed.add(&removed);
+    count(app, &removed);
     ended(app, done, stop, Cleanup { project: None, due_at, ended_at: app.now(), removed, place: None }).await
 }
 
@@ -157,9 +158,14 @@ async fn of_project(
         removed.attempts += attempts;
     }
     let tasks = by_age(app, stop, Kind::Tasks(Some(project.id)), ages.attempts_days).await?;
-    app.retention.lock().removed.tasks += tasks;
+    count(app, &Removed { tasks, ..Removed::default() });
     removed.tasks = tasks;
     ended(app, done, stop, Cleanup { project: Some(project.id), due_at, ended_at: app.now(), removed, place }).await
+}
+
+fn count(app: &App, removed: &Removed) {
+    app.retention.lock().removed.add(removed);
+    app.metrics.cleanups.removed(removed);
 }
 
 /// Notes a clean-up, unless the host was stopped in the middle of it: then it is made again.
@@ -180,6 +186,7 @@ async fn ended(
         counted.last_at = Some(cleanup.ended_at);
         counted.running = false;
     }
+    app.metrics.cleanups.runs.inc();
     let Removed { leads, deliveries, attempts, tasks, events, audit, .. } = cleanup.removed;
     let whose = cleanup.project.map_or_else(|| "the host".to_owned(), |project| project.to_string());
     tracing::info!(leads, deliveries, attempts, tasks, events, audit, due_at = %cleanup.due_at, "clean-up of {whose} ended");
@@ -192,7 +199,7 @@ async fn leads(app: &App, project: ProjectId, before: Timestamp, stop: &Cancella
         let began = Instant::now();
         let slice = app.store.prune_leads(Prune { project, before, after, limit: LEADS }).await?;
         removed.add(&slice.removed);
-        app.retention.lock().removed.add(&slice.removed);
+        count(app, &slice.removed);
         if slice.next.is_none() {
             break;
         }
@@ -215,7 +222,7 @@ async fn attempts(
         let began = Instant::now();
         let slice = app.store.prune_attempts(Prune { project, before, after, limit: DELIVERIES }).await?;
         removed += slice.attempts;
-        app.retention.lock().removed.attempts += slice.attempts;
+        count(app, &Removed { attempts: slice.attempts, ..Removed::default() });
         // Up to the first delivery that has attempts left, none has to be looked at again.
         left |= slice.left.is_some();
         if !left {

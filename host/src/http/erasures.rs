@@ -10,13 +10,16 @@ use super::error::ApiError;
 use super::input::{Input, Params};
 use super::leads::find_lead;
 use super::list::{self, Paging};
+use super::trail;
 use super::views::List;
 use crate::app::App;
 use crate::chore::erasures::{self, Came};
-use crate::model::{Erasure, ErasureCounts, ErasureId, ErasureKind, LeadId, Person, Project, ProjectId, Received, Scope, Timestamp};
+use crate::model::{
+    AuditAction, Erasure, ErasureCounts, ErasureId, ErasureKind, LeadId, Person, Project, ProjectId, Received, Scope, Timestamp,
+};
 use crate::policy::{normalise, search};
 use crate::secrets::SecretText;
-use crate::store::ListQuery;
+use crate::store::{Act, ListQuery};
 
 /// Leads that are counted with one question.
 const COUNTED: u32 = 2_000;
@@ -171,7 +174,8 @@ pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Res
             let counts = ErasureCounts { leads: count(&app, project.id, &person).await?, ..ErasureCounts::default() };
             return Answer::ok(&Receipt { id: None, status: ErasureStatus::DryRun, counts, ..Receipt::from(erasure) });
         }
-        app.store.create_erasure(&erasure).await?;
+        let line = caller.line(&app, AuditAction::PersonErase, Some(project.id), erasure.id, trail::erasure(&erasure));
+        app.store.act(Act::CreateErasure(Box::new(erasure.clone())), &line, None).await?;
         tracing::info!(erasure.id = %erasure.id, by = kind.name(), correlation = input.correlation, "erasure {} begins", erasure.id);
         begin(&app, erasure).await
     })

@@ -318,7 +318,7 @@ fn count(app: &App, done: &Result<Written<Accepted>, StoreError>, status: LeadSt
         Ok(Written::Replayed(_)) => "replayed",
         Err(StoreError::Overloaded { .. }) => "overloaded",
         // The count of requests by status has these.
-        Ok(Written::KeyReused) | Err(_) => return,
+        Ok(Written::New(Accepted::Gone) | Written::KeyReused) | Err(_) => return,
     };
     app.metrics.http.leads.get_or_create(&OfResult { result }).inc();
 }

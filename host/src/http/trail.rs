@@ -6,7 +6,7 @@ use super::api_keys::KeyView;
 use super::auth::Caller;
 use super::projects::ProjectView;
 use crate::app::App;
-use crate::model::{ApiKey, AuditAction, AuditChange, AuditId, AuditLine, Credential, Project, ProjectId, Task};
+use crate::model::{ApiKey, AuditAction, AuditChange, AuditId, AuditLine, Credential, Erasure, Project, ProjectId, Task};
 use crate::policy::audit::changes;
 use crate::policy::pointer_step;
 
@@ -81,6 +81,11 @@ fn settings(credential: &Credential) -> Value {
         "state": credential.state,
         "state_reason": credential.state_reason,
     })
+}
+
+/// What an erasure is about, without the person.
+pub fn erasure(erasure: &Erasure) -> Vec<AuditChange> {
+    changes(&Value::Null, &json!({"by": erasure.kind, "fingerprint": erasure.fingerprint}))
 }
 
 /// What an action on many rows was asked. Whom it is about is told to nobody here: people are looked for by their contacts.

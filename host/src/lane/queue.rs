@@ -197,7 +197,7 @@ impl Queue {
 
     /// How each lane with something to send stands.
     pub(super) fn states(&self, now: Timestamp) -> impl Iterator<Item = CredentialState> {
-        let busy = self.lanes.values().filter(|lane| lane.calls > 0 || !lane.due.is_empty());
+        let busy = self.lanes.values().filter(|lane| lane.calls > 0 || lane.first_due().is_some());
         busy.map(move |lane| match (&lane.standing, lane.breaker.paused(now)) {
             (Standing::Parked(parked), _) => parked.state,
             (_, Some((_, Pause::BreakerOpen))) => CredentialState::BreakerOpen,

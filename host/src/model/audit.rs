@@ -82,6 +82,8 @@ actions! {
     DeliveryRetry => "delivery.retry", "delivery";
     /// A delivery was cancelled.
     DeliveryCancel => "delivery.cancel", "delivery";
+    /// A person is erased.
+    PersonErase => "person.erase", "erasure";
 }
 
 // Derived, it would not see through the macro.

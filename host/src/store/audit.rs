@@ -2,8 +2,8 @@
 
 use super::{Changed, Cursor};
 use crate::model::{
-    ApiKey, AuditAction, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, DeliveryId, KeyId, Project, ProjectId,
-    StateReason, Task, TaskId, Timestamp,
+    ApiKey, AuditAction, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, DeliveryId, Erasure, KeyId, Project,
+    ProjectId, StateReason, Task, TaskId, Timestamp,
 };
 
 /// What an admin does. Each does what the store's method of the same name does.
@@ -63,6 +63,7 @@ pub enum Act {
         id: BatchId,
         now: Timestamp,
     },
+    CreateErasure(Box<Erasure>),
     /// The effect is not in the store: plugin files.
     Elsewhere,
 }

@@ -9,7 +9,7 @@ use super::admin::Keep;
 use super::read::{bounded, json, time};
 use super::walk::id_at;
 use super::writer::Tx;
-use super::{admin, answers, credentials, delete_credential_slice, finish, sending, tasks, to_json};
+use super::{admin, answers, credentials, delete_credential_slice, erasures, finish, sending, tasks, to_json};
 use crate::model::{AuditAction, AuditId, AuditLine, KeyId, ProjectId, Timestamp};
 use crate::store::{Act, Acted, AuditQuery, Changed, Cursor, Found, StoreError, Written};
 
@@ -68,6 +68,7 @@ async fn effect(tx: &mut Tx, act: &Act) -> Result<Option<Acted>, StoreError> {
         Act::CancelBatch { id, now } => {
             finish::cancel_batch(tx, *id, *now)?.map(|(cancelled, changed)| Acted { changed: vec![changed], cancelled })
         }
+        Act::CreateErasure(erasure) => erasures::create(tx, erasure).map(|()| done(true))?,
         Act::Elsewhere => done(true),
     })
 }
