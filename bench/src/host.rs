@@ -112,9 +112,10 @@ impl Host {
         meter::tree(self.child.id())
     }
 
-    /// Makes the project that leads go to.
-    pub async fn project(&mut self) -> Result<()> {
-        self.made("/api/projects", &json!({"external_id": "bench", "name": "Bench"})).await.map(drop)
+    /// Makes the project that leads go to; its id.
+    pub async fn project(&mut self) -> Result<String> {
+        let made = self.made("/api/projects", &json!({"external_id": "bench", "name": "Bench"})).await?;
+        Ok(made["id"].as_str().context("a project has an id")?.to_owned())
     }
 
     /// Makes a signed webhook credential; its id.
@@ -157,6 +158,24 @@ impl Host {
             }
         }
         Ok(found)
+    }
+
+    /// Starts a task that tries everything again that has failed, at most `rate` a second; its id.
+    pub async fn retry_failed(&mut self, rate: u32) -> Result<String> {
+        let body = json!({"filter": {"project": "ext:bench", "status": "failed"}, "rate_per_sec": rate});
+        let answer = self.admin.send("POST", "/api/deliveries/retry", Bytes::from(body.to_string())).await?;
+        if answer.status != 202 {
+            bail!("retry: {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+        }
+        let started: Value = serde_json::from_slice(&answer.body)?;
+        Ok(started["task_id"].as_str().context("a task has an id")?.to_owned())
+    }
+
+    /// How many rows a task has passed, and whether it has ended.
+    pub async fn task(&mut self, id: &str) -> Result<(u64, bool)> {
+        let answer = self.admin.send("GET", &format!("/api/tasks/{id}"), Bytes::new()).await?;
+        let task: Value = serde_json::from_slice(&answer.body).with_context(|| format!("task: {}", answer.status))?;
+        Ok((task["done_count"].as_u64().unwrap_or(0), task["status"] != "running"))
     }
 
     async fn made(&mut self, path: &str, body: &Value) -> Result<Value> {

@@ -176,7 +176,10 @@ impl Shared {
         record.arrivals += 1;
         record.last_us = at_us;
         if record.seen.insert((path.to_owned(), number)) {
-            record.latencies_us.push(at_us.saturating_sub(due_us));
+            // A lead without a due time was stored before anyone measured.
+            if due_us > 0 {
+                record.latencies_us.push(at_us.saturating_sub(due_us));
+            }
             self.distinct.store(record.seen.len() as u64, Ordering::Release);
         }
     }

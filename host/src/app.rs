@@ -14,7 +14,10 @@ use serde_json::{Map, Value};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::bodies::Bodies;
+use crate::http::limits::KeyLimits;
 use crate::lane::{CheckAnswer, LaneState, Lanes, Preview, Previewed};
+use crate::live::Live;
+use crate::metrics::Metrics;
 use crate::model::{ApiKey, BatchId, BatchStatus, Credential, CredentialId, KeyId, Project, ProjectId, Timestamp};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{FieldProblem, Registry, RegistryError, VersionStatus};
@@ -25,8 +28,6 @@ use crate::store::{Changed, Store, StoreError};
 const CACHE_TTL: Duration = Duration::from_secs(10);
 /// Most rows of one cache; a full one is emptied.
 const CACHE_ROWS: usize = 10_000;
-/// How often the last use of a key is noted.
-const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 /// What the HTTP interface asks of the installed plugins. A trait, so that its tests need no compiled component.
 #[async_trait]
@@ -157,8 +158,20 @@ pub struct App {
     pub config: Arc<Config>,
     /// Wakes the runner of tasks.
     pub tasks: Arc<tokio::sync::Notify>,
+    /// Wakes the runner of erasures.
+    pub erasures: Arc<tokio::sync::Notify>,
+    /// What clean-ups removed.
+    pub retention: Arc<crate::chore::retention::Counts>,
     /// Bodies of requests.
     pub bodies: Arc<Bodies>,
+    /// How often keys may be used.
+    pub limits: Arc<KeyLimits>,
+    /// What changes, for those who follow.
+    pub live: Arc<Live>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// When what is looked up for them was.
+    pub looked_at: Arc<tokio::sync::Mutex<Option<std::time::Instant>>>,
     caches: Arc<Caches>,
 }
 
@@ -169,7 +182,6 @@ struct Caches {
     project_names: Cache<String, Arc<Project>>,
     credentials: Cache<ProjectId, Arc<[Arc<Credential>]>>,
     used: Mutex<BTreeMap<KeyId, Timestamp>>,
-    touched: Mutex<HashMap<KeyId, Timestamp>>,
     running: Mutex<HashSet<[u8; 32]>>,
 }
 
@@ -184,7 +196,11 @@ impl App {
         config: Arc<Config>,
     ) -> Self {
         let bodies = Arc::new(Bodies::new(&config.http));
-        Self { store, registry, lanes, vault, clock, config, tasks: Arc::default(), bodies, caches: Arc::default() }
+        let (tasks, erasures, retention, caches) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let (limits, looked_at) = (Arc::default(), Arc::default());
+        let live = Arc::new(Live::new(store.clone(), &config.events));
+        let metrics = Arc::new(Metrics::new(&*clock));
+        Self { store, registry, lanes, vault, clock, config, tasks, erasures, retention, bodies, limits, live, metrics, looked_at, caches }
     }
 
     /// A person cancelled something: whoever waits for the batch hears of its end, and the lanes of what follows it.
@@ -211,28 +227,32 @@ impl App {
         self.caches.keys.get_or(hash, self.now(), async || Ok(self.store.key_by_hash(hash).await?.map(Arc::new))).await
     }
 
-    /// A key was revoked.
+    /// A key was revoked or replaced.
     pub fn keys_changed(&self) {
         self.caches.keys.clear();
+        self.live.keys_changed();
     }
 
-    /// Notes that a key was used; written by [`App::flush_key_use`].
+    /// Notes that a key was used; written by [`App::flush_key_use`]. Only keys that the store has come here, so there are
+    /// never more notes than keys.
     pub fn key_used(&self, id: KeyId, now: Timestamp) {
-        let mut touched = lock(&self.caches.touched);
-        if touched.get(&id).is_some_and(|last| now.since(*last) < TOUCH_EVERY) {
-            return;
-        }
-        if touched.len() >= CACHE_ROWS {
-            touched.clear();
-        }
-        touched.insert(id, now);
         lock(&self.caches.used).insert(id, now);
     }
 
-    /// Writes the last use of keys to the store; to be called now and then.
+    /// When this node last saw the key used, if the store has not been told yet.
+    pub fn last_use(&self, id: KeyId) -> Option<Timestamp> {
+        lock(&self.caches.used).get(&id).copied()
+    }
+
+    /// Writes the last use of keys to the store; to be called now and then. What could not be written is written next time.
     pub async fn flush_key_use(&self) -> Result<(), StoreError> {
-        let used = std::mem::take(&mut *lock(&self.caches.used));
-        if used.is_empty() { Ok(()) } else { self.store.touch_keys(&used).await }
+        let used = lock(&self.caches.used).clone();
+        if used.is_empty() {
+            return Ok(());
+        }
+        self.store.touch_keys(&used).await?;
+        lock(&self.caches.used).retain(|id, at| used.get(id) != Some(at));
+        Ok(())
     }
 
     #[allow(missing_docs)]

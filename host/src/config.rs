@@ -11,6 +11,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+use crate::model::RateLimit;
+use crate::policy::cleanup::{Ages, MAX_DAYS, Schedule};
 use crate::secrets::SecretText;
 
 /// The commented defaults, as `leadwire config` prints them.
@@ -29,7 +31,7 @@ enum Kind {
 }
 
 /// Every name, how it is written, and what is allowed.
-const KEYS: [(&str, Kind, &str); 24] = [
+const KEYS: [(&str, Kind, &str); 33] = [
     ("listen", Kind::Text, "an address and port such as 127.0.0.1:8080"),
     ("data_dir", Kind::Text, "a folder"),
     ("database_url", Kind::Text, "empty, sqlite:///path/to/file.db, or postgres://user:password@host:5432/database"),
@@ -53,6 +55,15 @@ const KEYS: [(&str, Kind, &str); 24] = [
     ("body_timeout", Kind::Number, "seconds, 1 to 3600"),
     ("header_timeout", Kind::Number, "seconds, 1 to 3600"),
     ("max_connections", Kind::Number, "a number from 1 to 100000"),
+    ("key_rate", Kind::Number, "requests a second, 0 to 100000"),
+    ("key_burst", Kind::Number, "requests, 0 to 100000"),
+    ("retention_schedule", Kind::Text, "a cron expression with five fields such as 0 2 * * *"),
+    ("retention_leads_days", Kind::Number, "days, 0 to 36500"),
+    ("retention_attempts_days", Kind::Number, "days, 0 to 36500"),
+    ("retention_events_days", Kind::Number, "days, 0 to 36500"),
+    ("retention_audit_days", Kind::Number, "days, 0 to 36500"),
+    ("event_streams", Kind::Number, "a number from 1 to 10000"),
+    ("event_streams_per_key", Kind::Number, "a number from 1 to 10000"),
     ("node", Kind::Text, "1 to 64 of a-z, A-Z, 0-9, `.`, `_`, `-`"),
 ];
 
@@ -112,6 +123,24 @@ pub enum Database {
     Postgres(SecretText),
 }
 
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// When the clean-up comes, in each project's time zone.
+    pub schedule: Schedule,
+    /// Where a project says nothing else.
+    pub ages: Ages,
+}
+
+/// Who may follow the live events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventLimits {
+    /// Streams at once; no more than half of the connections.
+    pub streams: usize,
+    /// Streams at once of one API key.
+    pub per_key: usize,
+}
+
 /// The checked configuration.
 #[derive(Debug)]
 pub struct Config {
@@ -151,6 +180,12 @@ pub struct Config {
     pub body_limit: usize,
     #[allow(missing_docs)]
     pub http: HttpLimits,
+    /// How often a key without a rate of its own may be used; `None`: as often as it likes.
+    pub key_rate: Option<RateLimit>,
+    #[allow(missing_docs)]
+    pub retention: RetentionConfig,
+    #[allow(missing_docs)]
+    pub events: EventLimits,
     /// Name of this node in attempts and logs.
     pub node: String,
 }
@@ -390,6 +425,19 @@ impl Layers {
         }
     }
 
+    fn retention(&self) -> Result<RetentionConfig, ConfigError> {
+        let text = self.string("retention_schedule");
+        let schedule = Schedule::parse(text).ok_or_else(|| self.error("retention_schedule", format!("`{text}` does not fit")))?;
+        let days = |key: &str| self.number(key, 0, u64::from(MAX_DAYS)).map(|days| u32::try_from(days).unwrap_or(MAX_DAYS));
+        let ages = Ages {
+            leads_days: days("retention_leads_days")?,
+            attempts_days: days("retention_attempts_days")?,
+            events_days: days("retention_events_days")?,
+            audit_days: days("retention_audit_days")?,
+        };
+        Ok(RetentionConfig { schedule, ages })
+    }
+
     fn node(&self) -> Result<String, ConfigError> {
         let name = match self.string("node") {
             "" => machine_name(),
@@ -397,6 +445,17 @@ impl Layers {
         };
         let fits = (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         if fits { Ok(name) } else { Err(self.error("node", format!("`{name}` does not fit"))) }
+    }
+
+    /// Without a burst of its own, twice the rate.
+    fn key_rate(&self) -> Result<Option<RateLimit>, ConfigError> {
+        let number = |key| self.number(key, 0, RateLimit::MAX.into()).map(|number| number as u32);
+        let (per_sec, burst) = (number("key_rate")?, number("key_burst")?);
+        if per_sec == 0 && burst > 0 {
+            return Err(self.error("key_burst", "there is no key_rate that it belongs to"));
+        }
+        let burst = if burst == 0 { per_sec.saturating_mul(2).min(RateLimit::MAX) } else { burst };
+        Ok((per_sec > 0).then_some(RateLimit { per_sec, burst }))
     }
 
     fn check(&self) -> Result<Config, ConfigError> {
@@ -425,6 +484,7 @@ impl Layers {
             return Err(self.error("admin_key", "it is too short"));
         }
         let body_limit = self.number("body_limit", 1_024, 104_857_600)? as usize;
+        let max_connections = self.number("max_connections", 1, 100_000)? as usize;
         Ok(Config {
             listen: self.parsed("listen")?,
             database: self.database(&data_dir)?,
@@ -447,10 +507,17 @@ impl Layers {
             max_backlog: self.number("max_backlog", 1, i64::MAX as u64)?,
             body_limit,
             http: HttpLimits {
-                max_connections: self.number("max_connections", 1, 100_000)? as usize,
+                max_connections,
                 header_timeout: Duration::from_secs(self.number("header_timeout", 1, 3_600)?),
                 body_timeout: Duration::from_secs(self.number("body_timeout", 1, 3_600)?),
                 body_memory: self.number("body_memory", body_limit.max(LARGEST_BODY) as u64, i64::MAX as u64)? as usize,
+            },
+            key_rate: self.key_rate()?,
+            retention: self.retention()?,
+            events: EventLimits {
+                // Other requests must find a place whoever follows.
+                streams: (self.number("event_streams", 1, 10_000)? as usize).min((max_connections / 2).max(1)),
+                per_key: self.number("event_streams_per_key", 1, 10_000)? as usize,
             },
             node: self.node()?,
             data_dir,
@@ -537,6 +604,8 @@ mod tests {
             ("LEADWIRE_DATABASE_URL", "mysql://u:hidden@h/d", "sqlite:///"),
             ("LEADWIRE_ADMIN_KEY", "short", "32 characters"),
             ("LEADWIRE_SMTP_ALLOW_PLAIN", "maybe", "true or false"),
+            ("LEADWIRE_RETENTION_SCHEDULE", "0 0 31 2 *", "a cron expression"),
+            ("LEADWIRE_RETENTION_LEADS_DAYS", "40000", "days, 0 to"),
         ] {
             let error = load(Flags::default(), &[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(&format!("environment {name}")) && error.contains(part), "{error}");

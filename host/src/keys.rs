@@ -10,9 +10,10 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::model::{ApiKey, KeyId, Scope};
+use crate::model::{ApiKey, AuditAction, AuditId, AuditLine, KeyId, Scope, Timestamp};
+use crate::policy;
 use crate::secrets::{MasterKey, SecretText, Vault};
-use crate::store::{Store, Written};
+use crate::store::{Act, Store, StoreError};
 
 /// What every key's text begins with.
 pub const PREFIX: &str = "lw_";
@@ -41,6 +42,44 @@ pub fn hint(text: &str) -> String {
     text.chars().take(PREFIX.len() + 6).collect()
 }
 
+/// A key of all projects with this text.
+pub fn new_key(name: String, text: &SecretText, scopes: Vec<Scope>, now: Timestamp) -> ApiKey {
+    ApiKey {
+        id: KeyId::new(now),
+        name,
+        hash: hash(text.expose()),
+        hint: hint(text.expose()),
+        scopes,
+        project: None,
+        rate: None,
+        rotated_from: None,
+        replaced_by: None,
+        created_at: now,
+        expires_at: None,
+        revoked_at: None,
+        last_used_at: None,
+    }
+}
+
+/// Stores a key that the host made by itself or at its command line.
+pub async fn store_own(store: &dyn Store, config: &Config, key: ApiKey) -> Result<(), StoreError> {
+    let after = serde_json::json!({"name": key.name, "hint": key.hint, "scopes": key.scopes});
+    let line = AuditLine {
+        id: AuditId::new(key.created_at),
+        at: key.created_at,
+        project: None,
+        actor: None,
+        actor_name: "host".into(),
+        peer: None,
+        node: config.node.clone(),
+        request_id: String::new(),
+        action: AuditAction::KeyCreate,
+        object: key.id.to_string(),
+        changes: policy::audit::changes(&serde_json::Value::Null, &after),
+    };
+    store.act(Act::CreateKey(Box::new(key)), &line, None).await.map(drop)
+}
+
 /// Whether a key given by the operator is long enough to be one.
 pub fn is_strong(text: &str) -> bool {
     text.strip_prefix(PREFIX).unwrap_or(text).chars().count() >= 32
@@ -57,23 +96,13 @@ pub async fn ensure_admin(store: &dyn Store, config: &Config, clock: &dyn Clock,
     let hash = hash(text.expose());
     match store.key_by_hash(&hash).await.context("cannot look up the admin key")? {
         Some(key) if key.revoked_at.is_some() => tracing::warn!(key.id = %key.id, "the admin key of the settings was revoked"),
+        Some(key) if key.expires_at.is_some_and(|at| at <= clock.now()) => {
+            tracing::warn!(key.id = %key.id, "the admin key of the settings was rotated or has expired");
+        }
         Some(_) => {}
         None => {
-            let now = clock.now();
-            let key = ApiKey {
-                id: KeyId::new(now),
-                name: "first admin key".into(),
-                hash,
-                hint: hint(text.expose()),
-                scopes: vec![Scope::PlatformAdmin],
-                project: None,
-                created_at: now,
-                expires_at: None,
-                revoked_at: None,
-                last_used_at: None,
-            };
-            let written = store.create_key(&key, None).await.context("cannot store the admin key")?;
-            debug_assert!(matches!(written, Written::New(())));
+            let key = new_key("first admin key".into(), &text, vec![Scope::PlatformAdmin], clock.now());
+            store_own(store, config, key).await.context("cannot store the admin key")?;
         }
     }
     if made {

@@ -10,7 +10,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use leadwire::clock::{Clock, SystemClock};
 use leadwire::config::{Config, DEFAULTS, Flags};
-use leadwire::model::{ApiKey, KeyId, Scope};
+use leadwire::metrics::StoreMetrics;
+use leadwire::model::Scope;
 use leadwire::plugin::package;
 use leadwire::{keys, private, serve, telemetry};
 
@@ -189,7 +190,7 @@ fn migrate(flags: &Flags) -> anyhow::Result<()> {
     let config = load(flags)?;
     runtime()?.block_on(async {
         private::folder(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
-        serve::open_store(&config).await?.ping().await?;
+        serve::open_store(&config, &StoreMetrics::default()).await?.ping().await?;
         print("the database is up to date\n")
     })
 }
@@ -198,22 +199,12 @@ fn create_key(name: String, scopes: Vec<Scope>, flags: &Flags) -> anyhow::Result
     let config = load(flags)?;
     runtime()?.block_on(async {
         private::folder(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
-        let store = serve::open_store(&config).await.context("the host may be running: then make the key with POST /api/keys")?;
+        let store = serve::open_store(&config, &StoreMetrics::default())
+            .await
+            .context("the host may be running: then make the key with POST /api/keys")?;
         let text = keys::new_text()?;
-        let now = SystemClock.now();
-        let key = ApiKey {
-            id: KeyId::new(now),
-            name,
-            hash: keys::hash(text.expose()),
-            hint: keys::hint(text.expose()),
-            scopes,
-            project: None,
-            created_at: now,
-            expires_at: None,
-            revoked_at: None,
-            last_used_at: None,
-        };
-        store.create_key(&key, None).await?;
+        let key = keys::new_key(name, &text, scopes, SystemClock.now());
+        keys::store_own(&*store, &config, key).await?;
         print(&format!("{}\n", text.expose()))
     })
 }

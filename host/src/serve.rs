@@ -18,6 +18,7 @@ use crate::egress::{Egress, EgressLimits, Grant, GuardError, OperatorPolicy};
 use crate::keys;
 use crate::lane::{Deps, LaneConfig, Lanes};
 use crate::mail::{Mailer, Operator, Resolve, ResolveError};
+use crate::metrics::{Metrics, StoreMetrics};
 use crate::model::Pin;
 use crate::plugin::bindings::wit::types::Context as CallContext;
 use crate::plugin::call::{CallEnv, NoEffects};
@@ -58,7 +59,8 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
     let vault = Arc::new(Vault::new(master_key, Vec::new()));
     // The phone table takes a moment to read; the first lead should not wait for it.
     tokio::task::spawn_blocking(crate::policy::normalise::warm_up);
-    let store = open_store(&config).await?;
+    let metrics = Arc::new(Metrics::new(&*clock));
+    let store = open_store(&config, &metrics.store).await?;
     keys::check_master(&*store, &vault, &config, made).await?;
     keys::ensure_admin(&*store, &config, &*clock, &mut *terminal()).await?;
 
@@ -71,9 +73,11 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
         mailer: mailer.clone(),
         vault: vault.clone(),
         clock: clock.clone(),
+        metrics: metrics.sending.clone(),
         config: LaneConfig { node: config.node.clone(), max_calls: config.max_calls, ..LaneConfig::default() },
     });
-    let app = App::new(store.clone(), registry.clone(), Arc::new(lanes.clone()), vault, clock, config.clone());
+    let mut app = App::new(store.clone(), registry.clone(), Arc::new(lanes.clone()), vault, clock, config.clone());
+    app.metrics = metrics;
 
     let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}: is another program using it? Set LEADWIRE_LISTEN to choose another", config.listen)
@@ -86,6 +90,9 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
     tasks.spawn(registry::watch(registry.clone(), stop.clone()));
     tasks.spawn(chore::run(app.clone(), stop.clone()));
     tasks.spawn(chore::tasks::run(app.clone(), stop.clone()));
+    tasks.spawn(chore::index::run(app.clone(), stop.clone()));
+    tasks.spawn(chore::retention::run(app.clone(), stop.clone()));
+    tasks.spawn(chore::erasures::run(app.clone(), stop.clone()));
     let tending = stop.clone();
     tasks.spawn(async move { mailer.tend(tending).await });
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "leadwire takes leads");
@@ -93,12 +100,14 @@ pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Host
 }
 
 /// Opens the database that the settings name, and brings its schema up to date.
-pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
-    let max_backlog = config.max_backlog;
+pub async fn open_store(config: &Config, metrics: &StoreMetrics) -> Result<Arc<dyn Store>, StoreError> {
+    let (max_backlog, metrics) = (config.max_backlog, metrics.clone());
     Ok(match &config.database {
-        Database::Sqlite(path) => Arc::new(SqliteStore::open(path, StoreOptions { max_backlog, ..StoreOptions::default() }).await?),
+        Database::Sqlite(path) => {
+            Arc::new(SqliteStore::open(path, StoreOptions { max_backlog, metrics, ..StoreOptions::default() }).await?)
+        }
         Database::Postgres(url) => {
-            Arc::new(PostgresStore::open(url.expose(), PostgresOptions { max_backlog, ..PostgresOptions::default() }).await?)
+            Arc::new(PostgresStore::open(url.expose(), PostgresOptions { max_backlog, metrics, ..PostgresOptions::default() }).await?)
         }
     })
 }

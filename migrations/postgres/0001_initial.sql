@@ -14,6 +14,7 @@ create table projects (
     dedup            text   not null,            -- JSON
     sending          text   not null default '{}', -- JSON
     callback_secrets text   not null default '{}', -- JSON, sealed
+    retention        text   not null default '{}', -- JSON: ages of its own; what is absent follows the host's settings
     created_at       bigint not null,
     updated_at       bigint not null
 );
@@ -28,7 +29,11 @@ create table api_keys (
     created_at   bigint not null,
     expires_at   bigint,
     revoked_at   bigint,
-    last_used_at bigint
+    last_used_at bigint,
+    rate_per_sec bigint,                         -- null: the host's default
+    rate_burst   bigint,
+    rotated_from uuid,                           -- the key it took over from
+    replaced_by  uuid                            -- the key that takes over
 );
 create index api_keys_project on api_keys (project_id, id);
 
@@ -105,6 +110,14 @@ create table dedup (
     primary key (project_id, hash)
 );
 create index dedup_expires on dedup (expires_at);
+create index dedup_lead on dedup (lead_id);
+
+-- Leads that came again: how often, and when last.
+create table lead_repeats (
+    lead_id uuid   not null primary key,
+    count   bigint not null,
+    last_at bigint not null
+);
 
 -- The history: by week of the id, which carries the time. The host makes the weeks to come, and what is of none of them goes
 -- into the default partition, so that nothing is ever refused.
@@ -178,7 +191,8 @@ create table deliveries (
     event         text,                          -- JSON: what is told instead of the lead
     reason        text,                          -- why the host made it
     deadline_at   bigint,
-    overdue_at    bigint                         -- when a fallback stood in for it
+    overdue_at    bigint,                        -- when a fallback stood in for it
+    attempts_pruned bigint not null default 0    -- the number of the last attempt that was removed for its age; 0: none was
 ) partition by range (id);
 create index deliveries_batch on deliveries (batch_id, position);
 create index deliveries_project on deliveries (project_id, id);
@@ -186,6 +200,7 @@ create index deliveries_channel on deliveries (project_id, channel, id);
 create index deliveries_credential on deliveries (credential_id, id);
 create index deliveries_dead on deliveries (project_id, status, id) where status in ('failed', 'in_doubt', 'cancelled');
 create index deliveries_dead_credential on deliveries (credential_id, status, id) where status in ('failed', 'in_doubt', 'cancelled');
+create index deliveries_notification on deliveries (project_id, id) where kind = 'notification';
 create table deliveries_default partition of deliveries default with (fillfactor = 85);
 
 create table attempts (
@@ -224,8 +239,10 @@ create table jobs (
     lead_id     uuid    not null,
     correlation text    not null,
     settings    text,
+    channel     text    not null,
     kind        text    not null default 'lead',
-    event       text
+    event       text,
+    stop        boolean not null default false   -- its batch was cancelled while it was being sent: no further attempt
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 -- Rows that are due at the same time come in the order in which they were written.
 create index jobs_due on jobs (lane_id, due_at);
@@ -239,6 +256,8 @@ create table timers (
     data    text,                                -- JSON: the rule of a fallback
     primary key (due_at, subject, kind, rule)
 );
+-- What else there is of a delivery, for the day it is removed.
+create index timers_subject on timers (subject);
 
 -- What a notification rule has not told yet, and until when it keeps quiet.
 create table notices (
@@ -292,3 +311,64 @@ create table tasks (
 );
 create index tasks_project on tasks (project_id, id);
 create index tasks_running on tasks (id) where status = 'running';
+
+-- What changed, for those who follow live. One row for each transaction that changed something they may see, numbered in the order
+-- in which these become visible: the number is given under a lock that is held until the commit.
+create table events (
+    seq  bigint not null primary key,
+    at   bigint not null,                        -- the newest of its changes
+    body bytea  not null                         -- packed (store/event_log.rs): ids, words, numbers; no personal data, no secrets
+);
+create sequence events_seq owned by events.seq;
+-- Up to which number rows were removed. Numbers may be missing in between, so the oldest row does not say.
+create table events_pruned (
+    id  integer not null primary key check (id = 1),
+    seq bigint  not null
+);
+insert into events_pruned (id, seq) values (1, 0);
+
+-- The last clean-up of each project; of what belongs to no project under sixteen zero bytes.
+create table cleanups (
+    scope    uuid   not null primary key,
+    due_at   bigint not null,                    -- the time in the schedule that it was for
+    ended_at bigint not null,
+    removed  text   not null,                    -- JSON: how many rows of each kind
+    place    uuid                                -- the delivery up to which no attempt is too old any more
+);
+
+-- Persons that were erased. While one is being erased, what was asked is kept sealed; afterwards only its fingerprint.
+create table erasures (
+    id          uuid   not null primary key,
+    project_id  uuid   not null,
+    key_id      uuid   not null,                 -- the API key that asked
+    kind        text   not null check (kind in ('phone', 'email', 'lead_id')),
+    fingerprint text   not null,
+    asked       bytea,                           -- sealed; null when it is done
+    stage       text   not null check (stage in ('leads', 'tables', 'done')),
+    counts      text   not null,                 -- JSON
+    received    text   not null,                 -- JSON: which credentials had sent the person's data
+    correlation text   not null,
+    created_at  bigint not null,
+    finished_at bigint
+);
+create index erasures_project on erasures (project_id, id);
+create index erasures_running on erasures (id) where stage <> 'done';
+
+-- Who did what. Ids carry the time, so lists and retention go by them.
+create table audit (
+    id         uuid   not null primary key,
+    at         bigint not null,
+    project_id uuid,                             -- null: of the platform
+    actor      uuid,                             -- the key; null: the host itself
+    actor_name text   not null,
+    peer       text,
+    node       text   not null,
+    request_id text   not null,
+    action     text   not null,
+    object     text   not null,
+    changes    text   not null                   -- JSON array
+);
+create index audit_project on audit (project_id, id);
+create index audit_actor on audit (actor, id);
+create index audit_action on audit (action, id);
+create index audit_object on audit (object, id);

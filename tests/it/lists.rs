@@ -37,6 +37,7 @@ async fn a_person_is_found_by_what_they_say_on_the_telephone() {
         .await;
     let ada = host.send(json!({"name": "Ada Lovelace", "phone": "+44 20 7946 0958", "comment": "Перезвоните завтра"})).await;
     host.idle().await;
+    host.searchable().await;
     let (ivan_id, ada_id) = (ivan["lead_id"].as_str().unwrap(), ada["lead_id"].as_str().unwrap());
     for (name, value, wanted) in [
         ("phone", "8 916 123 45 67", vec![ivan_id]),
@@ -91,6 +92,7 @@ async fn pages_stay_in_place_while_leads_arrive_and_are_sent_again() {
         host.clock.advance(std::time::Duration::from_millis(1));
     }
     sent.reverse();
+    host.searchable().await;
     for (list, field) in [("/api/leads", "id"), ("/api/batches", "lead_id"), ("/api/deliveries", "lead_id")] {
         for condition in [("project", "ext:shop"), ("email", "ivan@example.com"), ("q", "иван"), ("channel", "webhook")] {
             let mut seen: Vec<String> = Vec::new();
@@ -126,6 +128,7 @@ async fn a_key_finds_nothing_of_another_project() {
     let (_sink, mut host, credential) = shop().await;
     host.send(json!({"name": "Иван", "phone": "+7 916 123-45-67", "email": "ivan@example.com", "external_id": "x", "entity": "e"})).await;
     host.idle().await;
+    host.searchable().await;
     let (_, other) = host.post("/api/projects", &json!({"external_id": "other", "name": "Other"})).await;
     let body = json!({"name": "other", "scopes": ["leads:read", "leads:write"], "project": other["id"]});
     let (status, key) = host.post("/api/keys", &body).await;
@@ -147,5 +150,25 @@ async fn a_key_finds_nothing_of_another_project() {
         }
         let (status, problem) = host.answer(host.request("GET", &with(list, &[("project", "ext:shop")]))).await;
         assert_eq!((status, &problem["errors"][0]["pointer"]), (404, &json!("/project")), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn spellings_that_people_paste_are_found() {
+    let (_sink, host, _) = shop().await;
+    let work = host.send(json!({"name": "Ann", "phone": "8 (495) 123-45-67 доб. 12", "external_id": "2026-000123"})).await;
+    let home = host.send(json!({"name": "Анна Сидорова", "email": "Anna@Пример.рф", "fields": {"order": 55443322}})).await;
+    host.idle().await;
+    let (work, home) = (work["lead_id"].as_str().unwrap(), home["lead_id"].as_str().unwrap());
+    for (name, value, wanted) in [
+        ("phone", "+7 495 123-45-67", work),
+        ("q", "8 495 123\u{2013}45\u{2013}67", work),
+        ("q", "8(495)1234567 доб 99", work),
+        ("q", "2026-000123", work),
+        ("q", "55443322", home),
+        ("q", "сидоров", home),
+        ("email", "anna@xn--e1afmkfd.xn--p1ai", home),
+    ] {
+        assert_eq!(ids(&ask(&host, "/api/leads", &[(name, value)]).await, "id"), [wanted], "{name}={value}");
     }
 }

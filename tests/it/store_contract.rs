@@ -59,11 +59,6 @@ impl Backend for Postgres {
     }
 }
 
-/// Until the words of every lead are indexed.
-pub(super) async fn index(store: &dyn Store) {
-    while store.index_leads(100).await.unwrap() {}
-}
-
 const T0: i64 = 1_767_225_600_000;
 const LEASE_MS: i64 = 60_000;
 
@@ -144,7 +139,7 @@ fn new_attempt(outcome: AttemptOutcome, counted: bool, now: Timestamp) -> NewAtt
     }
 }
 
-fn finish(job: JobRef, next: Next, now: Timestamp) -> Finish {
+pub(super) fn finish(job: JobRef, next: Next, now: Timestamp) -> Finish {
     let outcome = match &next {
         Next::End { status: DeliveryStatus::Delivered, .. } => AttemptOutcome::Delivered,
         Next::End { status: DeliveryStatus::Skipped, .. } => AttemptOutcome::Skipped,
@@ -203,6 +198,11 @@ pub(super) async fn lead_state(store: &dyn Store, id: LeadId) -> LeadStatus {
 
 pub(super) async fn counts(store: &dyn Store, id: BatchId) -> BatchCounts {
     store.batch(id).await.unwrap().unwrap().counts
+}
+
+/// Until every lead is found by its words.
+pub(super) async fn searchable(store: &dyn Store) {
+    while store.index_leads(1_000).await.unwrap() {}
 }
 
 // ---- intake
@@ -296,6 +296,7 @@ async fn equal_leads_that_arrive_together_are_stored_once(backend: &dyn Backend)
         match accepted {
             Accepted::New => assert_eq!(first.insert(key, id), None),
             Accepted::Duplicate { of } => duplicates.push((key, of)),
+            Accepted::Gone => panic!("it was never there"),
         }
     }
     assert_eq!((first.len(), duplicates.len(), store.backlog()), (10, 190, 10));
@@ -689,7 +690,8 @@ async fn cancelling_spares_what_is_being_sent(backend: &dyn Backend) {
     assert_eq!(store.cancel_delivery(ids[1], at(1)).await.unwrap(), None);
     assert_eq!(store.cancel_delivery(DeliveryId::new(at(0)), at(1)).await.unwrap(), None);
     assert_eq!(store.cancel_batch(BatchId::new(at(0)), at(1)).await.unwrap(), None);
-    assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((1, Changed::only(batch, lead))));
+    let stopping = Changed { timer: true, ..Changed::only(batch, lead) };
+    assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((1, stopping)));
     assert_eq!(store.cancel_batch(batch, at(2)).await.unwrap(), Some((0, Changed::only(batch, lead))));
     store.release(&[leased.job], at(3)).await.unwrap();
     let (count, changed) = store.cancel_batch(batch, at(3)).await.unwrap().unwrap();
@@ -910,7 +912,7 @@ async fn lists_filter_by_status_channel_and_time(backend: &dyn Backend) {
 
 // ---- projects, keys, credentials
 
-fn project(external_id: &str) -> Project {
+pub(super) fn project(external_id: &str) -> Project {
     Project {
         id: project_id(),
         external_id: external_id.to_owned(),
@@ -918,8 +920,9 @@ fn project(external_id: &str) -> Project {
         default_region: "RU".to_owned(),
         time_zone: "Europe/Moscow".to_owned(),
         locale: "ru".to_owned(),
-        dedup: DedupSettings { enabled: false, ttl_sec: 60 },
+        dedup: DedupSettings { enabled: false, ttl_sec: 60, ..DedupSettings::default() },
         sending: SendingSettings::default(),
+        retention: RetentionSettings::default(),
         callback_secrets: CallbackSecrets::default(),
         created_at: at(0),
         updated_at: at(0),
@@ -967,6 +970,9 @@ async fn keys_are_found_by_hash_and_revoked_once(backend: &dyn Backend) {
         hint: "lw_abcd".to_owned(),
         scopes: vec![Scope::LeadsWrite, Scope::LeadsRead],
         project,
+        rate: None,
+        rotated_from: None,
+        replaced_by: None,
         created_at: at(0),
         expires_at: Some(at(9_000)),
         revoked_at: None,
@@ -990,7 +996,7 @@ async fn keys_are_found_by_hash_and_revoked_once(backend: &dyn Backend) {
     assert_eq!((page.items, page.has_more), (vec![b], true));
 }
 
-fn credential(project: ProjectId) -> Credential {
+pub(super) fn credential(project: ProjectId) -> Credential {
     let sealed = SealedSecret { key_id: "k1".to_owned(), sealed: vec![0, 1, 255], updated_at: at(0) };
     Credential {
         id: CredentialId::new(at(0)),
@@ -1237,6 +1243,11 @@ contract!(
 
 #[path = "store_contract_sending.rs"]
 mod sending;
+#[path = "store_contract_withdrawn.rs"]
+mod withdrawn;
+
+#[path = "store_contract_events.rs"]
+mod events;
 
 #[path = "store_postgres.rs"]
 mod postgres_database;
@@ -1281,6 +1292,29 @@ mod sqlite_file {
         let lost: Vec<_> = leased.iter().map(|one| (one.lane, one.lost, one.maybe_sent, one.attempts)).collect();
         assert_eq!(lost, [(lanes[0], 1, true, 1), (lanes[1], 0, false, 0)]);
         assert_eq!(finish_one(&*store, first.job, end(DeliveryStatus::Delivered), at(20)).await, None, "the answer of the dead process");
+    }
+
+    #[tokio::test]
+    async fn what_must_not_be_sent_any_more_is_not_sent_after_the_restart_either() {
+        let backend = Sqlite::new();
+        let store = backend.open(100).await;
+        let lanes = lanes(2);
+        let mut overdue = intake(project_id(), &lanes[..1], at(0));
+        overdue.extras.deadline_at = Some(at(1_000));
+        let ids = [overdue.deliveries[0].id, send(&*store, &lanes[1..], at(0)).await.2[0]];
+        accept(&*store, overdue).await;
+        let leased = lease(&*store, &lanes, at(900)).await;
+        store.fire_timers(at(1_000), 100).await.unwrap();
+        store.cancel_batch(leased[1].batch, at(1_000)).await.unwrap();
+        drop(store);
+        let store = backend.open(100).await;
+        assert!(store.next_timer().await.unwrap().unwrap() <= at(1_100));
+        store.fire_timers(at(1_100), 100).await.unwrap();
+        for (id, ended) in ids.iter().zip([DeliveryStatus::Failed, DeliveryStatus::Cancelled]) {
+            assert_eq!(status(&*store, *id).await, ended);
+            assert!(store.retry_delivery(*id, at(1_200)).await.unwrap().is_some());
+        }
+        assert!(lease(&*store, &lanes, at(1_200)).await.iter().all(|leased| leased.maybe_sent));
     }
 
     #[tokio::test]

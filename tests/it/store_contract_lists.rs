@@ -47,7 +47,7 @@ async fn world(store: &dyn Store) -> World {
             accept(store, second).await;
         }
     }
-    index(store).await;
+    searchable(store).await;
     let ends = [DeliveryStatus::Delivered, DeliveryStatus::Failed, DeliveryStatus::InDoubt, DeliveryStatus::Skipped];
     for (n, leased) in lease(store, &lanes[..2], at(200_000)).await.iter().enumerate() {
         if n % 5 < 4 {
@@ -64,6 +64,7 @@ async fn world(store: &dyn Store) -> World {
         leads.push(record.lead);
     }
     assert_eq!(leads.len(), 48);
+    searchable(store).await;
     World { projects, lanes, leads, deliveries, batches }
 }
 
@@ -192,7 +193,7 @@ async fn a_lead_is_found_by_each_of_its_contacts_also_when_it_is_sent_again(back
     let mut second = intake(project, &lanes(1), at(5));
     second.lead = lead.clone();
     accept(&*store, second).await;
-    index(&*store).await;
+    searchable(&*store).await;
     let ask = async |query: ListQuery| {
         let query = ListQuery { project: Some(project), limit: 10, ..query };
         store.leads(&query).await.unwrap().items.iter().map(|record| record.lead.id).collect::<Vec<_>>()
@@ -200,9 +201,39 @@ async fn a_lead_is_found_by_each_of_its_contacts_also_when_it_is_sent_again(back
     for key in ["p79161234567", "p1234", "eivan@example.com"] {
         assert_eq!(ask(ListQuery { contacts: vec![vec![key.to_owned()]], ..ListQuery::default() }).await, [lead.id], "{key}");
     }
+    assert!(ask(ListQuery { words: search::asked_words("заявку сайта"), ..ListQuery::default() }).await.is_empty(), "words come later");
+    searchable(&*store).await;
     assert_eq!(ask(ListQuery { words: search::asked_words("заявку сайта"), ..ListQuery::default() }).await, [lead.id]);
     assert!(ask(ListQuery { words: search::asked_words("заявка отменена"), ..ListQuery::default() }).await.is_empty());
     assert!(!store.index_leads(100).await.unwrap(), "nothing is left to be made searchable");
+}
+
+/// Words come slice by slice, and what a crash left over is known at the next start.
+async fn leads_become_searchable_by_words_in_order_whatever_dies_in_between(backend: &dyn Backend) {
+    let store = backend.open(100).await;
+    let project = project_id();
+    let mut ids = Vec::new();
+    for n in 0..7 {
+        let one = intake(project, &lanes(1), at(n));
+        ids.push(one.lead.id);
+        accept(&*store, one).await;
+    }
+    let found = async |store: &dyn Store| {
+        let query = ListQuery { project: Some(project), words: search::asked_words("заявка"), limit: 10, ..ListQuery::default() };
+        let mut found: Vec<_> = store.leads(&query).await.unwrap().items.iter().map(|record| record.lead.id).collect();
+        found.reverse();
+        found
+    };
+    assert!(store.index_leads(3).await.unwrap());
+    assert_eq!(found(&*store).await, ids[..3]);
+    drop(store); // killed
+    let store = backend.open(100).await;
+    // Two who do the same slice at once do it once.
+    let (one, two) = tokio::join!(store.index_leads(3), store.index_leads(3));
+    assert!(one.unwrap() | two.unwrap());
+    while store.index_leads(3).await.unwrap() {}
+    assert_eq!(found(&*store).await, ids);
+    assert!(!store.index_leads(3).await.unwrap());
 }
 
 /// A condition that hardly any row fulfils: pages may be short, but they go on to the end.
@@ -250,5 +281,6 @@ macro_rules! contract {
 contract!(
     each_combination_of_conditions_finds_what_fits_and_nothing_else,
     a_lead_is_found_by_each_of_its_contacts_also_when_it_is_sent_again,
+    leads_become_searchable_by_words_in_order_whatever_dies_in_between,
     a_rare_row_is_found_behind_many_others,
 );

@@ -79,7 +79,7 @@ async fn a_slice_is_done_once_and_moves_its_task_with_it(backend: &dyn Backend) 
     let twice = ids.iter().chain(&ids).copied().collect();
     let first = slice(&task, None, Some(b"one"), SliceWork::Retry(twice), 3);
     let done = store.do_slice(first).await.unwrap().unwrap();
-    assert_eq!((done.changed, done.batches.len(), done.due), (2, 2, vec![lane]), "what is delivered stays delivered");
+    assert_eq!((done.changed, done.batches.len(), done.due), (2, 2, vec![lane.bulk_lane()]), "what is delivered stays delivered");
     assert_eq!(store.backlog(), 2);
     for (id, batch) in &rows[..2] {
         let delivery = store.delivery(*id).await.unwrap().unwrap();
@@ -99,7 +99,7 @@ async fn a_slice_is_done_once_and_moves_its_task_with_it(backend: &dyn Backend) 
     let TaskProgress { total, done, changed, errors, first_errors } = stored.progress;
     assert_eq!((total, done, changed, errors, first_errors.len()), (3, 7, 2, 30, KEPT_ERRORS));
     // What was retried is sent like anything else; the lease grows the fence past its first life.
-    assert_eq!(lease(&*store, &[lane], at(600)).await.len(), 2);
+    assert_eq!(lease(&*store, &[lane.bulk_lane()], at(600)).await.len(), 2);
 }
 
 async fn a_cancelled_task_does_nothing_more(backend: &dyn Backend) {
@@ -147,10 +147,10 @@ async fn a_slice_sends_stored_leads_again_and_refuses_past_the_backlog_limit(bac
     assert!(matches!(refused, Err(StoreError::Overloaded { backlog: 1 })), "{refused:?}");
     assert_eq!(store.batches_of_lead(lead.id).await.unwrap().len(), 1, "all of it or nothing");
     let done = store.do_slice(slice(&task, None, None, again(1), 1)).await.unwrap().unwrap();
-    assert_eq!((done.changed, done.due), (1, lanes.clone()));
+    assert_eq!((done.changed, done.due), (1, vec![lanes[0].bulk_lane()]));
     assert_eq!(store.batches_of_lead(lead.id).await.unwrap().len(), 2);
     assert_eq!(store.backlog(), 2);
-    index(&*store).await;
+    searchable(&*store).await;
     let found = store
         .leads(&ListQuery {
             project: Some(project),

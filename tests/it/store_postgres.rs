@@ -144,7 +144,7 @@ async fn texts_with_the_character_nul_are_taken() {
     one.lead.emails = vec!["a\0@example.com".to_owned()];
     let lead = one.lead.clone();
     accept(&store, one).await;
-    index(&store).await;
+    searchable(&store).await;
     assert_eq!(store.lead_by_external_id(lead.project, "a\0b").await.unwrap().unwrap().lead, lead);
     let by_contact = ListQuery { contacts: vec![vec!["ea\0@example.com".to_owned()]], limit: 5, ..ListQuery::default() };
     assert_eq!(store.lead_ids(&by_contact).await.unwrap().items, [lead.id]);

@@ -4,6 +4,7 @@
 //! Start at [`TestHost::start`]. Plugin files come from `cargo xtask plugins`.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
+pub mod follow;
 pub mod postgres;
 pub mod process;
 
@@ -275,6 +276,11 @@ impl TestHost {
     /// Waits until no call runs and nothing is due.
     pub async fn idle(&self) {
         tokio::time::timeout(PATIENCE, self.host().lanes.idle()).await.expect("the lanes come to rest");
+    }
+
+    /// Waits until leads are found by their words.
+    pub async fn searchable(&self) {
+        while self.host().store.index_leads(1_000).await.expect("the store works") {}
     }
 
     /// Moves the clock and waits for what follows.

@@ -73,6 +73,17 @@ impl Place {
         self.env.push((name, value.to_owned()));
     }
 
+    /// Changes a variable of another name.
+    pub fn set_plain(&mut self, name: &str, value: &str) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Takes a variable away.
+    pub fn unset_plain(&mut self, name: &str) {
+        self.env.retain(|(known, _)| known != name);
+    }
+
     /// The data folder.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
@@ -207,6 +218,11 @@ impl Process {
     async fn signal(&self, name: &str) {
         let done = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().await;
         assert!(done.expect("kill runs").success());
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// Waits for its end; what it wrote is complete then.

@@ -194,6 +194,8 @@ async fn seed(store: &Arc<SqliteStore>, world: &Arc<World>, leads: u64) -> Resul
         }
     }
     println!("{leads} leads stored in {:.0} s", begun.elapsed().as_secs_f64());
+    while store.index_leads(1_000).await? {}
+    println!("searchable after {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -1,5 +1,8 @@
 //! Periodic work, and tasks. Each piece is bounded, and none is needed for a lead to arrive.
 
+pub mod erasures;
+pub mod index;
+pub mod retention;
 pub mod tasks;
 
 use std::time::Duration;
@@ -12,12 +15,8 @@ use crate::app::App;
 const EVERY: Duration = Duration::from_secs(60);
 /// Rows of one kind that one statement removes.
 const SLICE: u32 = 5_000;
-/// Older leads that are made searchable in one transaction.
-const INDEXED: u32 = 200;
-
 /// Runs until `stop`; notes the last use of keys once more at the end.
 pub async fn run(app: App, stop: CancellationToken) {
-    index_older_leads(&app, &stop).await;
     loop {
         let next = app.now().plus(EVERY);
         tokio::select! {
@@ -28,20 +27,6 @@ pub async fn run(app: App, stop: CancellationToken) {
         flush(&app).await;
     }
     flush(&app).await;
-}
-
-/// Makes leads from before the search tables searchable, after the first start with them.
-async fn index_older_leads(app: &App, stop: &CancellationToken) {
-    while !stop.is_cancelled() {
-        match app.store.index_leads(INDEXED).await {
-            Ok(true) => tokio::task::yield_now().await,
-            Ok(false) => return,
-            Err(error) => {
-                tracing::warn!(%error, "older leads were not made searchable; tried again after the next start");
-                return;
-            }
-        }
-    }
 }
 
 /// Removes expired dedup keys, kept answers and plugin state, slice by slice so that leads go between.

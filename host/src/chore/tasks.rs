@@ -4,6 +4,7 @@
 //! the same task, each row is passed once, because the cursor moves in the transaction that changes the rows.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +13,24 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::model::{BatchId, BatchOptions, DeliveryId, LeadId, LeadRecord, LeadStatus, Task, TaskError, TaskId, TaskKind, Timestamp};
+use crate::fault::{self, Point};
+use crate::model::{
+    BatchId, BatchOptions, CredentialId, DeliveryId, LeadId, LeadRecord, LeadStatus, Task, TaskError, TaskId, TaskKind, Timestamp,
+};
 use crate::policy::fanout::{Candidates, Named, Wanted, fan_out};
 use crate::store::{Cursor, Intake, IntakeExtras, ListQuery, NewDelivery, Slice, SliceWork, StoreError, Watch};
 
 /// Rows of one slice at most.
 const SLICE: u32 = 50;
-/// Slices that a second has at least, so that a rate is kept evenly.
-const SLICES_A_SECOND: u32 = 4;
+/// Slices that a second has at least, so that a rate is kept evenly: what a slice queues is sent as one burst, and a live
+/// lead that comes with it shares the machine with all of it.
+const SLICES_A_SECOND: u32 = 20;
 /// Tasks that run side by side; later ones wait.
 const SIDE_BY_SIDE: u32 = 50;
 /// Pause after the store failed or had too much to do.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Rows of one statement while rows are counted.
-const COUNTED: u32 = 2_000;
+const COUNTED: u32 = 1_000;
 
 /// What a task is to do, as its row keeps it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -148,9 +153,12 @@ async fn slice(app: &App, task: &Task, now: Timestamp) -> Result<u32, StoreError
         TaskKind::DeliveriesRetry | TaskKind::CredentialCancel => {
             let ahead = deliveries(app, task, &asked, most).await?;
             let rows = ahead.rows.len();
-            let retry = task.kind == TaskKind::DeliveriesRetry;
-            let work = if retry { SliceWork::Retry(ahead.rows) } else { SliceWork::Cancel(ahead.rows) };
-            (work, ahead.to, rows, Vec::new())
+            if task.kind == TaskKind::DeliveriesRetry {
+                let (rest, errors) = with_credential(app, ahead.rows).await?;
+                (SliceWork::Retry(rest), ahead.to, rows, errors)
+            } else {
+                (SliceWork::Cancel(ahead.rows), ahead.to, rows, Vec::new())
+            }
         }
         TaskKind::LeadsResend => {
             let ahead = leads(app, task, &asked, most).await?;
@@ -164,6 +172,7 @@ async fn slice(app: &App, task: &Task, now: Timestamp) -> Result<u32, StoreError
     let ends = to.is_none();
     let slice = Slice { task: task.id, from: task.cursor.clone(), to, work, looked_at, errors, now };
     if let Some(done) = app.store.do_slice(slice).await? {
+        fault::pass(Point::SliceDone);
         let due: Vec<_> = done.due.iter().map(|lane| (*lane, now)).collect();
         if !due.is_empty() {
             app.lanes.hint(&due);
@@ -190,6 +199,26 @@ async fn deliveries(app: &App, task: &Task, asked: &Asked, most: u32) -> Result<
     let Some(query) = asked.queries.get(number) else { return Ok(Ahead { rows: Vec::new(), to: None }) };
     let found = app.store.delivery_ids(&ListQuery { before: place, limit: most, ..query.clone() }).await?;
     Ok(Ahead { rows: found.items, to: after(asked, number, found.next) })
+}
+
+/// Those that can be sent again, and those whose credential is gone: their failure stays what it was.
+async fn with_credential(app: &App, rows: Vec<DeliveryId>) -> Result<(Vec<DeliveryId>, Vec<TaskError>), StoreError> {
+    let mut known: HashMap<CredentialId, bool> = HashMap::new();
+    let (mut rest, mut errors) = (Vec::with_capacity(rows.len()), Vec::new());
+    for id in rows {
+        let Some(delivery) = app.store.delivery(id).await? else { continue };
+        let there = match known.entry(delivery.credential_id) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => *place.insert(app.store.credential(delivery.credential_id).await?.is_some()),
+        };
+        if there {
+            rest.push(id);
+        } else {
+            let detail = "its credential was deleted, or given for that send alone".to_owned();
+            errors.push(TaskError { id: id.to_string(), code: "credential_gone".to_owned(), detail });
+        }
+    }
+    Ok((rest, errors))
 }
 
 async fn leads(app: &App, task: &Task, asked: &Asked, most: u32) -> Result<Ahead<LeadId>, StoreError> {
@@ -247,7 +276,7 @@ pub async fn again(
     let refused = |code: &str, detail: &str| Ok(Err(TaskError { id: lead.id.to_string(), code: code.into(), detail: detail.into() }));
     let installed = |channel: &str| app.registry.installed(channel);
     let entity = lead.entity.as_deref();
-    let from = Candidates { entity, credentials: &credentials, inline: &[], rule: sending.entity_credentials };
+    let from = Candidates { entity, credentials: &credentials, inline: &[], barred: &[], rule: sending.entity_credentials };
     let plan = match fan_out(wanted, from, installed, "/integration_types") {
         Ok(plan) => plan,
         Err(errors) => match errors.first() {
@@ -276,7 +305,7 @@ pub async fn again(
         deliveries,
         correlation: correlation.to_owned(),
         idempotency: None,
-        extras: IntakeExtras { watches, ..IntakeExtras::default() },
+        extras: IntakeExtras { watches, again: true, ..IntakeExtras::default() },
     }))
 }
 

@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::input::Input;
 use crate::app::{App, Running};
 use crate::secrets::Vault;
-use crate::store::{Idempotency, StoredAnswer, Written};
+use crate::store::{Acted, Idempotency, StoredAnswer, Written};
 
 /// How long an answer is kept.
 const KEPT: Duration = Duration::from_secs(24 * 3_600);
@@ -166,12 +166,27 @@ pub fn key_reused() -> ApiError {
 }
 
 /// Turns what a creating write returned into the answer.
-pub fn written(app: &App, once: Option<&Once>, done: Written<()>, answer: Answer) -> Result<Answer, ApiError> {
+pub fn written<T>(app: &App, once: Option<&Once>, done: Written<T>, answer: Answer) -> Result<Answer, ApiError> {
     match (done, once) {
-        (Written::New(()), _) => Ok(answer),
+        (Written::New(_), _) => Ok(answer),
         (Written::Replayed(stored), Some(once)) => once.replay(app, &stored),
         (Written::Replayed(_), None) => Err(ApiError::internal(&"an answer was replayed without a key")),
         (Written::KeyReused, _) => Err(key_reused()),
+    }
+}
+
+/// The same for what is made by an act: then there is always something to do.
+pub fn made(app: &App, once: Option<&Once>, done: Option<Written<Acted>>, answer: Answer) -> Result<Answer, ApiError> {
+    let done = done.ok_or_else(|| ApiError::internal(&"what was to be made was not written"))?;
+    written(app, once, done, answer)
+}
+
+/// What an act did; `None`: there was nothing to do. For acts that keep no answer with what they write.
+pub fn acted(done: Option<Written<Acted>>) -> Result<Option<Acted>, ApiError> {
+    match done {
+        None => Ok(None),
+        Some(Written::New(acted)) => Ok(Some(acted)),
+        Some(Written::Replayed(_) | Written::KeyReused) => Err(ApiError::internal(&"an answer was replayed without a key")),
     }
 }
 

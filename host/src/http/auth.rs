@@ -1,5 +1,6 @@
 //! Who calls: the key in `X-API-Key` or `Authorization: Bearer`, its scopes, and the projects it sees.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -7,6 +8,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 
 use super::error::ApiError;
+use super::frame::Correlation;
+use super::server::Peer;
 use crate::app::App;
 use crate::keys;
 use crate::model::{ApiKey, Project, ProjectId, Scope};
@@ -17,6 +20,10 @@ use crate::policy::FieldError;
 pub struct Caller {
     #[allow(missing_docs)]
     pub key: Arc<ApiKey>,
+    /// `X-Request-Id`.
+    pub request_id: String,
+    /// Address at the other end of the connection.
+    pub peer: Option<IpAddr>,
 }
 
 fn key_text(headers: &HeaderMap) -> Option<&str> {
@@ -37,13 +44,19 @@ impl FromRequestParts<App> for Caller {
             return Err(refused("key_missing", "send an API key in `X-API-Key` or `Authorization: Bearer`"));
         };
         let now = app.now();
-        let key = app.key(&keys::hash(text)).await?.filter(|key| key.revoked_at.is_none());
-        let Some(key) = key else { return Err(refused("key_invalid", "there is no such API key")) };
+        // What is no key's text is not looked up. Guesses need no limit of their own: a key has 200 random bits, and one by
+        // address would shut out everyone behind the same proxy.
+        let found = if keys::is_strong(text) { app.key(&keys::hash(text)).await? } else { None };
+        let Some(key) = found.filter(|key| key.revoked_at.is_none()) else {
+            return Err(refused("key_invalid", "there is no such API key"));
+        };
         if key.expires_at.is_some_and(|at| at <= now) {
             return Err(refused("key_expired", "the API key has expired"));
         }
         app.key_used(key.id, now);
-        Ok(Self { key })
+        app.limits.check(&key, app.config.key_rate, now)?;
+        let request_id = parts.extensions.get::<Correlation>().map(|id| id.0.clone()).unwrap_or_default();
+        Ok(Self { key, request_id, peer: parts.extensions.get::<Peer>().map(|peer| peer.0) })
     }
 }
 

@@ -2,15 +2,18 @@
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use serde_json::json;
 
-use super::answer::{Answer, once};
+use super::answer::{Answer, acted, once};
 use super::auth::Caller;
 use super::error::ApiError;
 use super::input::{Input, Params};
 use super::list::{self, Filter};
 use super::views::{AttemptView, BatchCancelled, BatchDetail, BatchView, DeliveryDetail, DeliveryView, List};
 use crate::app::App;
-use crate::model::{Batch, BatchId, BatchStatus, Delivery, DeliveryId, DeliveryStatus, Scope};
+use crate::model::{AuditAction, AuditLine, Batch, BatchId, BatchStatus, Delivery, DeliveryId, DeliveryStatus, Scope};
+use crate::policy::audit::changes;
+use crate::store::Act;
 
 async fn find_batch(app: &App, caller: &Caller, id: &str) -> Result<Batch, ApiError> {
     let missing = || ApiError::not_found("batch");
@@ -47,11 +50,11 @@ pub async fn cancel_batch(State(app): State<App>, caller: Caller, Path(id): Path
     caller.require(Scope::LeadsWrite)?;
     let batch = find_batch(&app, &caller, &id).await?;
     once(&app, &caller, &input, async {
-        let cancelled = app.store.cancel_batch(batch.id, app.now()).await?;
-        let cancelled_count = cancelled.as_ref().map_or(0, |(count, _)| *count);
-        if let Some((_, changed)) = &cancelled {
-            app.batch_changed(changed);
-        }
+        let line = caller.line(&app, AuditAction::BatchCancel, Some(batch.project), batch.id, Vec::new());
+        let act = Act::CancelBatch { id: batch.id, now: app.now() };
+        let done = acted(app.store.act(act, &line, None).await?)?.unwrap_or_default();
+        let cancelled_count = done.cancelled;
+        done.changed.iter().for_each(|changed| app.batch_changed(changed));
         let batch = find_batch(&app, &caller, &id).await?;
         Answer::ok(&BatchCancelled { batch: BatchView::from(batch), cancelled_count })
     })
@@ -90,6 +93,12 @@ fn word(status: DeliveryStatus) -> String {
     serde_json::to_value(status).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
+/// The line for what a person does to one delivery.
+fn moved(app: &App, caller: &Caller, action: AuditAction, delivery: &Delivery, to: DeliveryStatus) -> AuditLine {
+    let changes = changes(&json!({"status": delivery.status}), &json!({"status": to}));
+    caller.line(app, action, Some(delivery.project), delivery.id, changes)
+}
+
 /// Send a failed, in-doubt or cancelled delivery again
 ///
 /// It keeps its id, and so the key by which the remote side knows it.
@@ -98,13 +107,15 @@ fn word(status: DeliveryStatus) -> String {
 pub async fn retry(State(app): State<App>, caller: Caller, Path(id): Path<String>, input: Input) -> Result<Answer, ApiError> {
     caller.require(Scope::LeadsWrite)?;
     let before = find_delivery(&app, &caller, &id).await?;
+    let line = |to| moved(&app, &caller, AuditAction::DeliveryRetry, &before, to);
     once(&app, &caller, &input, async {
         let now = app.now();
         if app.store.credential(before.credential_id).await?.is_none() && before.status.is_terminal() {
             let detail = "its credential is gone: it was deleted, or given for that send alone and erased when the batch ended";
             return Err(ApiError::conflict("credential_gone", detail));
         }
-        if app.store.retry_delivery(before.id, now).await?.is_none() {
+        let act = Act::RetryDelivery { id: before.id, now };
+        if acted(app.store.act(act, &line(DeliveryStatus::Queued), None).await?)?.is_none() {
             let status = find_delivery(&app, &caller, &id).await?.status;
             let detail = format!("only a failed, in_doubt or cancelled delivery is retried; this one is {}", word(status));
             return Err(ApiError::conflict("not_retryable", detail));
@@ -123,12 +134,14 @@ pub async fn cancel(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     caller.require(Scope::LeadsWrite)?;
     let before = find_delivery(&app, &caller, &id).await?;
     once(&app, &caller, &input, async {
-        let Some(changed) = app.store.cancel_delivery(before.id, app.now()).await? else {
+        let line = moved(&app, &caller, AuditAction::DeliveryCancel, &before, DeliveryStatus::Cancelled);
+        let act = Act::CancelDelivery { id: before.id, now: app.now() };
+        let Some(done) = acted(app.store.act(act, &line, None).await?)? else {
             let status = find_delivery(&app, &caller, &id).await?.status;
             let detail = format!("only a queued delivery is cancelled; this one is {}", word(status));
             return Err(ApiError::conflict("not_cancellable", detail));
         };
-        app.batch_changed(&changed);
+        done.changed.iter().for_each(|changed| app.batch_changed(changed));
         let delivery = find_delivery(&app, &caller, &id).await?;
         Answer::ok(&DeliveryView::from(delivery))
     })

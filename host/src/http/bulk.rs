@@ -5,19 +5,22 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Once, written};
+use super::answer::{Answer, Once, made};
 use super::auth::Caller;
 use super::error::ApiError;
 use super::input::Input;
 use super::leads::find_lead;
 use super::list::Conditions;
+use super::trail;
 use crate::app::App;
 use crate::chore::tasks::{Asked, again};
 use crate::model::{
-    Credential, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Purpose, Scope, Task, TaskError, TaskId, TaskKind, TaskProgress,
-    TaskStatus, Timestamp,
+    AuditAction, Credential, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Purpose, Scope, Task, TaskError, TaskId, TaskKind,
+    TaskProgress, TaskStatus, Timestamp,
 };
-use crate::store::{KEPT_ERRORS, ListQuery};
+use crate::policy::FieldError;
+use crate::policy::fanout::FIRST_PARTY;
+use crate::store::{Act, KEPT_ERRORS, ListQuery};
 
 /// Rows a second when nothing else is said.
 const RATE: u32 = 100;
@@ -29,8 +32,10 @@ const MAX_LEADS: usize = 1_000;
 /// Which leads go again, and where.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(example = json!({"filter": {"status": "failed"}, "rate_per_sec": 100}))]
 pub struct ResendMany {
     /// Up to 1,000: `lead_…`, or `ext:` and your own id. Either these or `filter`.
+    #[schema(min_items = 1, max_items = 1_000)]
     pub lead_ids: Option<Vec<String>>,
     /// Where `ext:` ids are looked for, when the key belongs to no project.
     pub project: Option<String>,
@@ -41,12 +46,14 @@ pub struct ResendMany {
     /// Count only.
     pub dry_run: bool,
     /// Leads a second at most: 1 to 1000, 100 without.
+    #[schema(minimum = 1, maximum = 1_000)]
     pub rate_per_sec: Option<u32>,
 }
 
 /// Which deliveries are tried again.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(example = json!({"filter": {"status": "failed"}, "rate_per_sec": 100}))]
 pub struct RetryMany {
     /// The conditions of `GET /api/deliveries`. `status` may be `failed`, `in_doubt` or `cancelled`; without it the failed
     /// ones and those in doubt are meant.
@@ -54,12 +61,14 @@ pub struct RetryMany {
     /// Count only.
     pub dry_run: bool,
     /// Deliveries a second at most: 1 to 1000, 100 without.
+    #[schema(minimum = 1, maximum = 1_000)]
     pub rate_per_sec: Option<u32>,
 }
 
 /// From when on a credential's deliveries are tried again.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"since": "2026-11-22T10:00:00Z", "rate_per_sec": 100}))]
 pub struct Recover {
     /// Deliveries made at this time or after it.
     #[schema(value_type = String, format = DateTime)]
@@ -73,6 +82,7 @@ pub struct Recover {
     pub dry_run: bool,
     /// Deliveries a second at most: 1 to 1000, 100 without.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 1_000)]
     pub rate_per_sec: Option<u32>,
 }
 
@@ -107,6 +117,10 @@ struct Action {
     rate: u32,
     dry_run: bool,
     errors: Vec<TaskError>,
+    /// What the audit log calls it.
+    audited: AuditAction,
+    /// The credential it is done to, if it is one.
+    credential: Option<CredentialId>,
 }
 
 fn rate(given: Option<u32>) -> Result<u32, ApiError> {
@@ -122,7 +136,7 @@ fn until_now(query: &mut ListQuery, now: Timestamp) {
 
 /// Counts, and starts the task unless only the count was asked for. Task and answer are written together.
 async fn start(app: &App, caller: &Caller, input: &Input, action: Action) -> Result<Answer, ApiError> {
-    let Action { kind, project, asked, rate, dry_run, errors } = action;
+    let Action { kind, project, asked, rate, dry_run, errors, audited, credential } = action;
     let once = Once::begin(app, caller, input)?;
     if let Some(once) = &once
         && let Some(answer) = once.earlier(app).await?
@@ -158,10 +172,12 @@ async fn start(app: &App, caller: &Caller, input: &Input, action: Action) -> Res
     (bulk.task_id, bulk.dispatched_count) = (Some(task.id.to_string()), fit);
     let answer = Answer::new(StatusCode::ACCEPTED, &bulk)?.at(format!("/api/tasks/{}", task.id));
     let keep = once.as_ref().map(|once| once.keep(app, &answer));
-    let done = app.store.create_task(&task, keep).await?;
+    let object = credential.map_or_else(|| task.id.to_string(), |id| id.to_string());
+    let line = caller.line(app, audited, project, object, trail::task(&task, &asked.filter));
+    let done = app.store.act(Act::CreateTask(Box::new(task.clone())), &line, keep).await?;
     tracing::info!(task.id = %task.id, rows = fit, correlation = input.correlation, "task {} begins", task.id);
     app.tasks.notify_one();
-    written(app, once.as_ref(), done, answer)
+    made(app, once.as_ref(), done, answer)
 }
 
 fn some(filter: &Conditions) -> Result<(), ApiError> {
@@ -196,6 +212,8 @@ pub async fn resend_leads(State(app): State<App>, caller: Caller, input: Input) 
         rate: rate(body.rate_per_sec)?,
         dry_run: body.dry_run,
         errors: Vec::new(),
+        audited: AuditAction::LeadsResend,
+        credential: None,
     };
     match (&body.lead_ids, &body.filter) {
         (Some(ids), None) => by_ids(&app, &caller, ids, body.project.as_deref(), &mut action).await?,
@@ -206,6 +224,7 @@ pub async fn resend_leads(State(app): State<App>, caller: Caller, input: Input) 
             some(filter)?;
             let mut query = filter.query::<LeadStatus>(&app, &caller).await.map_err(|wrong| wrong.at("/filter"))?;
             until_now(&mut query, app.now());
+            check_channels(&app, query.project, &body.integration_types).await?;
             action.project = query.project;
             action.asked.filter = as_json(filter);
             action.asked.queries = vec![query];
@@ -213,6 +232,20 @@ pub async fn resend_leads(State(app): State<App>, caller: Caller, input: Input) 
         _ => return Err(ApiError::field("", "one_of", "exactly one of `lead_ids` and `filter` must be there")),
     }
     start(&app, &caller, &input, action).await
+}
+
+/// A channel that nobody knows is a typing error: said at once, and not by each lead of a task.
+async fn check_channels(app: &App, project: Option<ProjectId>, channels: &[String]) -> Result<(), ApiError> {
+    let stored = match project {
+        Some(project) => app.credentials(project).await?.iter().map(|credential| credential.channel.clone()).collect(),
+        None => Vec::new(),
+    };
+    let known = |channel: &String| app.registry.installed(channel) || FIRST_PARTY.contains(&channel.as_str()) || stored.contains(channel);
+    let unknown = channels.iter().enumerate().filter(|(_, channel)| !known(channel)).map(|(index, channel)| {
+        FieldError::new(format!("/integration_types/{index}"), "unknown_integration", format!("there is no integration `{channel}`"))
+    });
+    let errors: Vec<FieldError> = unknown.collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }
 
 /// Looks each lead up and plans where it would go, so that what cannot be done is said at once.
@@ -278,7 +311,8 @@ pub async fn retry_deliveries(State(app): State<App>, caller: Caller, input: Inp
     }
     let asked = Asked { queries: retryable(&query, app.now()), filter: as_json(&body.filter), ..Asked::default() };
     let (kind, project) = (TaskKind::DeliveriesRetry, query.project);
-    start(&app, &caller, &input, Action { kind, project, asked, rate, dry_run: body.dry_run, errors: Vec::new() }).await
+    let (audited, errors) = (AuditAction::DeliveriesRetry, Vec::new());
+    start(&app, &caller, &input, Action { kind, project, asked, rate, dry_run: body.dry_run, errors, audited, credential: None }).await
 }
 
 async fn find_credential(app: &App, caller: &Caller, id: &str) -> Result<Credential, ApiError> {
@@ -310,8 +344,9 @@ pub async fn recover(State(app): State<App>, caller: Caller, Path(id): Path<Stri
     let query = ListQuery { project, credential: Some(credential.id), created_after, created_before, ..ListQuery::default() };
     let filter = json!({"credential": credential.id, "created_after": body.since, "created_before": body.until});
     let asked = Asked { queries: retryable(&query, app.now()), filter, ..Asked::default() };
-    let kind = TaskKind::DeliveriesRetry;
-    start(&app, &caller, &input, Action { kind, project, asked, rate, dry_run: body.dry_run, errors: Vec::new() }).await
+    let (kind, audited, errors) = (TaskKind::DeliveriesRetry, AuditAction::CredentialRecover, Vec::new());
+    let credential = Some(credential.id);
+    start(&app, &caller, &input, Action { kind, project, asked, rate, dry_run: body.dry_run, errors, audited, credential }).await
 }
 
 /// Cancel what is queued for a credential
@@ -331,6 +366,7 @@ pub async fn cancel_queued(State(app): State<App>, caller: Caller, Path(id): Pat
     until_now(&mut query, app.now());
     let filter = json!({"credential": credential.id, "status": "queued"});
     let asked = Asked { queries: vec![query], filter, ..Asked::default() };
-    let kind = TaskKind::CredentialCancel;
-    start(&app, &caller, &input, Action { kind, project, asked, rate: MAX_RATE, dry_run: body.dry_run, errors: Vec::new() }).await
+    let (kind, audited, errors) = (TaskKind::CredentialCancel, AuditAction::CredentialCancel, Vec::new());
+    let credential = Some(credential.id);
+    start(&app, &caller, &input, Action { kind, project, asked, rate: MAX_RATE, dry_run: body.dry_run, errors, audited, credential }).await
 }

@@ -8,13 +8,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::answer::{Answer, once};
+use super::answer::{Answer, acted, once};
 use super::auth::{Caller, find_project};
 use super::error::ApiError;
 use super::input::Input;
+use super::trail;
 use crate::app::App;
-use crate::model::{CallbackSecrets, Project, ProjectId, Scope, SealedSecret, Timestamp};
+use crate::model::{AuditAction, CallbackSecrets, Project, ProjectId, Scope, SealedSecret, Timestamp};
 use crate::secrets::{SecretText, callback_secret_aad};
+use crate::store::Act;
 
 const PREFIX: &str = "whsec_";
 /// Bytes of a key, as Standard Webhooks has them.
@@ -56,6 +58,7 @@ pub struct Rotation {
     pub secret: Option<SecretText>,
     /// Seconds for which the secret before it signs as well, up to 30 days. Default a day.
     #[serde(default)]
+    #[schema(maximum = 2_592_000)]
     pub overlap_sec: Option<u32>,
 }
 
@@ -96,12 +99,21 @@ pub async fn rotate(State(app): State<App>, caller: Caller, Path(id): Path<Strin
         let secret = body.secret.map_or_else(generate, Ok)?;
         let project = stored(&app, project.id).await?;
         let now = app.now();
-        let read = project.callback_secrets;
+        let read = project.callback_secrets.clone();
         let until = now.plus(Duration::from_secs(u64::from(overlap)));
         let previous = read.current.clone().filter(|_| overlap > 0).map(|sealed| (sealed, until));
         let previous_until = previous.as_ref().map(|(_, until)| *until);
         let new = CallbackSecrets { current: Some(seal(&app, project.id, &secret)?), previous };
-        if !app.store.set_callback_secrets(project.id, &read, &new).await? {
+        let after = Project { callback_secrets: new.clone(), ..project.clone() };
+        let line = caller.line(
+            &app,
+            AuditAction::CallbackSecretRotate,
+            Some(project.id),
+            project.id,
+            trail::project(Some(&project), Some(&after)),
+        );
+        let act = Act::SetCallbackSecrets { project: project.id, read: Box::new(read), new: Box::new(new) };
+        if acted(app.store.act(act, &line, None).await?)?.is_none() {
             return Err(ApiError::conflict("stale", "someone else changed it at the same moment; read it again"));
         }
         changed(&app, project.id).await?;

@@ -35,13 +35,24 @@ const RETRY: [&str; 9] = ["5s", "5m", "30m", "2h", "5h", "10h", "10h", "10h", "1
 pub struct Callbacks {
     /// When all deliveries have ended, whatever the result. At most 10.
     #[serde(default)]
+    #[schema(max_items = 10)]
     pub then: Vec<Receiver>,
     /// When the batch could not run (nothing to send to) or failed as a whole. At most 10.
     #[serde(default)]
+    #[schema(max_items = 10)]
     pub catch: Vec<Receiver>,
     /// In any case. At most 10.
     #[serde(default)]
+    #[schema(max_items = 10)]
     pub finally: Vec<Receiver>,
+}
+
+impl Callbacks {
+    /// Whether a receiver is told in words or at a place that this very call gives.
+    pub fn show_the_lead(&self) -> bool {
+        let own = |Receiver(entry): &Receiver| entry.settings.is_some() || entry.template.is_some();
+        self.then.iter().chain(&self.catch).chain(&self.finally).any(own)
+    }
 }
 
 /// One receiver: a URL or a credential.
@@ -49,9 +60,10 @@ pub struct Callbacks {
 #[serde(default, deny_unknown_fields)]
 struct Entry {
     /// Gets a POST by Standard Webhooks, signed with the project's callback secret.
+    #[schema(max_length = 2_048, pattern = "^https?://")]
     url: Option<String>,
     /// A credential of the project, of any channel.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, pattern = "^crd_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     credential_id: Option<CredentialId>,
     /// Over the credential's config.
     #[schema(value_type = Option<Object>)]

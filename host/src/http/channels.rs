@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::answer::{Answer, once};
 use super::auth::Caller;
@@ -13,9 +14,11 @@ use super::error::ApiError;
 use super::input::Input;
 use super::views::List;
 use crate::app::App;
-use crate::model::Scope;
+use crate::model::{AuditAction, Scope};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::registry::{RegistryError, VersionStatus};
+use crate::policy::audit::changes;
+use crate::store::Act;
 
 /// Largest plugin file.
 const MAX_PLUGIN_BYTES: usize = 32 * 1024 * 1024;
@@ -108,10 +111,33 @@ pub async fn upload(State(app): State<App>, caller: Caller, request: Request) ->
     let held = app.bodies.read_within(UPLOAD_TIME, body, &parts.headers, MAX_PLUGIN_BYTES).await?;
     let input = Input::new(parts, held);
     once(&app, &caller, &input, async {
-        let installed = app.registry.install(input.bytes().to_vec()).await?;
+        let installed = match app.registry.install(input.bytes().to_vec()).await {
+            Ok(installed) => installed,
+            Err(error) => {
+                let after = json!({"reason": error.to_string(), "bytes": input.bytes().len()});
+                note(&app, &caller, AuditAction::ChannelRefuse, String::new(), &Value::Null, &after).await?;
+                return Err(error.into());
+            }
+        };
+        let name = format!("{}@{}", installed.channel.as_deref().unwrap_or("-"), installed.version.as_deref().unwrap_or("-"));
+        let after = json!({"file": installed.file, "digest": installed.digest, "state": installed.state});
+        note(&app, &caller, AuditAction::ChannelUpload, name, &Value::Null, &after).await?;
         Answer::new(StatusCode::CREATED, &VersionView::from(installed))
     })
     .await
+}
+
+/// Which version serves, for the audit log.
+fn in_service(app: &App, channel: &str) -> Value {
+    let serves = |known: &VersionStatus| known.channel.as_deref() == Some(channel) && known.state == "active";
+    json!({"active_version": app.registry.list().into_iter().find(serves).and_then(|known| known.version)})
+}
+
+/// Plugins are files, which no transaction holds: their lines are written right after what they tell of.
+async fn note(app: &App, caller: &Caller, action: AuditAction, name: String, before: &Value, after: &Value) -> Result<(), ApiError> {
+    let line = caller.line(app, action, None, name, changes(before, after));
+    app.store.act(Act::Elsewhere, &line, None).await?;
+    Ok(())
 }
 
 fn find(app: &App, channel: &str, version: &str) -> Result<VersionView, ApiError> {
@@ -132,7 +158,10 @@ pub async fn activate(
 ) -> Result<Answer, ApiError> {
     caller.require(Scope::PlatformAdmin)?;
     once(&app, &caller, &input, async {
+        let before = in_service(&app, &channel);
         app.registry.activate(&channel, &version).await?;
+        let (name, after) = (format!("{channel}@{version}"), in_service(&app, &channel));
+        note(&app, &caller, AuditAction::ChannelActivate, name, &before, &after).await?;
         Answer::ok(&find(&app, &channel, &version)?)
     })
     .await
@@ -150,6 +179,9 @@ pub async fn remove(
     Path((channel, version)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     caller.require(Scope::PlatformAdmin)?;
+    let before = in_service(&app, &channel);
     app.registry.remove(&channel, &version).await?;
+    let (name, after) = (format!("{channel}@{version}"), in_service(&app, &channel));
+    note(&app, &caller, AuditAction::ChannelRemove, name, &before, &after).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -13,6 +13,30 @@ use crate::template;
 /// Most fields of a mapping.
 const MAX_FIELDS: usize = 500;
 
+/// How one field of a mapping is written; [`mapping`] reads it.
+pub struct MappingRule;
+
+impl utoipa::PartialSchema for MappingRule {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, SchemaType, Type};
+        let any = || ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let object = || ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        let looked_up = object()
+            .property("from", text().min_length(Some(1)).description(Some("A path such as `event.STAGE_ID`")))
+            .property("map", ObjectBuilder::new().description(Some("What stands for which value")))
+            .property("default", any().description(Some("For a value that `map` does not have")))
+            .required("from");
+        OneOfBuilder::new()
+            .item(text().description(Some("A template such as `{{ lead.title }}`")))
+            .item(object().property("const", any()).required("const"))
+            .item(looked_up)
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for MappingRule {}
+
 /// Everything wrong with a mapping: remote field → template, `{"const"}` or `{"from", "map", "default"}`.
 pub fn mapping(mapping: &Map<String, Value>) -> Vec<FieldError> {
     if mapping.len() > MAX_FIELDS {

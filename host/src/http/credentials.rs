@@ -7,24 +7,26 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::answer::{Answer, Once, once, written};
+use super::answer::{Answer, Once, acted, made, once};
 use super::auth::{Caller, find_project, project_of_body};
 pub use super::credential_rules::addresses;
-use super::credential_rules::{filter, mapping, retry};
+use super::credential_rules::{MappingRule, filter, mapping, retry};
 use super::error::ApiError;
 use super::input::{Input, Params};
 use super::leads::InProject;
+use super::trail;
 use super::views::List;
 use crate::app::App;
 use crate::lane::{CheckAnswer, check_settings};
 use crate::model::{
-    Credential, CredentialId, CredentialState, Project, Purpose, RetryOverride, Scope, SealedSecret, StateReason, Timestamp,
+    AuditAction, Credential, CredentialId, CredentialState, Project, Purpose, RetryOverride, Scope, SealedSecret, StateReason, Timestamp,
 };
 use crate::plugin::manifest::Manifest;
 use crate::policy::fanout::FIRST_PARTY;
 use crate::policy::intake::own_id;
 use crate::policy::{FieldError, pointer_step};
 use crate::secrets::{SecretText, check_secret};
+use crate::store::Act;
 
 /// A secret on its way in.
 pub struct SecretInput(SecretText);
@@ -46,17 +48,20 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 /// A credential as an admin writes it.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"channel": "webhook", "name": "My CRM", "config": {"url": "https://crm.example/leads"}, "secrets": {"signing_secret": "whsec_bGVhZHdpcmUtcmVhZG1lLXNpZ25pbmctc2VjcmV0"}}))]
 pub struct CredentialBody {
     /// Which plugin; cannot be changed later.
     pub channel: String,
     /// 1 to 255 characters; the channel's name without one.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     /// Where the path names none; cannot be changed later.
     #[serde(default)]
     pub project: Option<String>,
     /// Only for this unit of the project; absent: for the whole project.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<String>,
     /// Auto mode leaves disabled ones out; what is queued waits.
     #[serde(default)]
@@ -67,11 +72,11 @@ pub struct CredentialBody {
     pub config: Option<Map<String, Value>>,
     /// Name → text. In a later write: absent ones stay, null removes.
     #[serde(default)]
-    #[schema(value_type = Option<Object>, write_only)]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>, write_only)]
     pub secrets: Option<SecretInputs>,
     /// Remote field → template, `{"const": …}` or `{"from": …, "map": {…}, "default": …}`.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<BTreeMap<String, MappingRule>>)]
     pub mapping: Option<Map<String, Value>>,
     /// CEL expression over the lead.
     #[serde(default)]
@@ -83,25 +88,32 @@ pub struct CredentialBody {
 
 /// Changes of a credential; what is absent stays. `config` and `secrets` are merged by name, null removes.
 #[derive(Default, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
+#[schema(example = json!({"name": "My CRM", "config": {"url": "https://crm.example/new"}}))]
 pub struct CredentialChanges {
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
+    #[serde(default)]
     pub name: Option<String>,
-    #[serde(deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<Option<String>>,
+    #[serde(default)]
     pub enabled: Option<bool>,
     #[schema(value_type = Option<Object>)]
+    #[serde(default)]
     pub config: Option<Map<String, Value>>,
-    #[schema(value_type = Option<Object>, write_only)]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>, write_only)]
+    #[serde(default)]
     pub secrets: Option<SecretInputs>,
     /// Replaces the whole mapping.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<BTreeMap<String, MappingRule>>)]
+    #[serde(default)]
     pub mapping: Option<Map<String, Value>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     pub filter: Option<Option<String>>,
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<RetryOverride>)]
     pub retry: Option<Option<RetryOverride>>,
 }
@@ -366,9 +378,11 @@ async fn create(app: &App, caller: &Caller, input: &Input, project: Option<&Proj
     let at = format!("/api/credentials/{}", credential.id);
     let answer = Answer::new(StatusCode::CREATED, &view(app, credential.clone()))?.at(at);
     let keep = once.as_ref().map(|once| once.keep(app, &answer));
-    let done = app.store.create_credential(&credential, keep).await?;
-    app.credential_changed(project, credential.id);
-    written(app, once.as_ref(), done, answer)
+    let id = credential.id;
+    let line = caller.line(app, AuditAction::CredentialCreate, Some(project), id, trail::credential(None, Some(&credential)));
+    let done = app.store.act(Act::CreateCredential(Box::new(credential)), &line, keep).await?;
+    app.credential_changed(project, id);
+    made(app, once.as_ref(), done, answer)
 }
 
 /// Create a credential of a project
@@ -436,13 +450,15 @@ pub async fn show(State(app): State<App>, caller: Caller, Path(id): Path<String>
 }
 
 /// Writes a changed credential. An admin who repaired a refused one wants it tried again.
-async fn update(app: &App, mut credential: Credential, repaired: bool) -> Result<Answer, ApiError> {
+async fn update(app: &App, caller: &Caller, before: &Credential, mut credential: Credential, repaired: bool) -> Result<Answer, ApiError> {
     let now = app.now();
     if repaired && credential.state == CredentialState::Invalid {
         (credential.state, credential.state_reason, credential.state_since) = (CredentialState::Active, None, now);
     }
     credential.updated_at = now;
-    app.store.update_credential(&credential).await?;
+    let changes = trail::credential(Some(before), Some(&credential));
+    let line = caller.line(app, AuditAction::CredentialUpdate, Some(credential.project), credential.id, changes);
+    acted(app.store.act(Act::UpdateCredential(Box::new(credential.clone())), &line, None).await?)?;
     credential.version += 1;
     if repaired {
         app.credential_mended(credential.project, credential.id);
@@ -467,6 +483,7 @@ pub async fn replace(State(app): State<App>, caller: Caller, Path(id): Path<Stri
         return Err(ApiError::field("/project", "immutable", "cannot be changed; create another credential"));
     }
     let manifest = manifest_of(&app, &body.channel)?;
+    let before = credential.clone();
     credential.name = body.name.unwrap_or_else(|| credential.channel.clone());
     credential.entity = body.entity.as_deref().map(own_id).map(str::to_owned);
     credential.enabled = body.enabled.unwrap_or(true);
@@ -475,7 +492,7 @@ pub async fn replace(State(app): State<App>, caller: Caller, Path(id): Path<Stri
     credential.filter = body.filter;
     credential.retry = body.retry;
     settle(&app, Some(&manifest), &mut credential, body.secrets.unwrap_or_default())?;
-    update(&app, credential, true).await
+    update(&app, &caller, &before, credential, true).await
 }
 
 /// Change a credential
@@ -483,6 +500,7 @@ pub async fn replace(State(app): State<App>, caller: Caller, Path(id): Path<Stri
     params(("id" = String, Path, description = "`crd_…`")), responses((status = 200, body = CredentialView)))]
 pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<String>, input: Input) -> Result<Answer, ApiError> {
     let mut credential = find_own(&app, &caller, &id).await?;
+    let before = credential.clone();
     let body: CredentialChanges = input.json()?;
     // Without its plugin a credential can still be renamed, moved or disabled.
     let repaired = body.config.is_some() || body.secrets.is_some();
@@ -511,19 +529,29 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
         credential.retry = retry;
     }
     settle(&app, manifest.as_deref(), &mut credential, body.secrets.unwrap_or_default())?;
-    update(&app, credential, repaired).await
+    update(&app, &caller, &before, credential, repaired).await
 }
 
 /// Delete a credential
 ///
-/// What is queued for it is cancelled.
+/// What is queued for it is cancelled. One that fallback or notification rules name is not deleted before them.
 #[utoipa::path(delete, path = "/api/credentials/{id}", tag = "Administration", params(("id" = String, Path, description = "`crd_…`")),
-    responses((status = 204, description = "Deleted")))]
+    responses((status = 204, description = "Deleted"),
+        (status = 409, description = "Rules of its project name it, or the host made it", body = super::error::Problem,
+            content_type = "application/problem+json")))]
 pub async fn delete(State(app): State<App>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
     let credential = find_own(&app, &caller, &id).await?;
-    for changed in app.store.delete_credential(credential.id, app.now()).await?.unwrap_or_default() {
-        app.batch_changed(&changed);
+    let project = app.store.project(credential.project).await?;
+    let rules = project.as_ref().map(|project| project.sending.rules_with(credential.id)).unwrap_or_default();
+    if !rules.is_empty() {
+        let detail = format!("these rules of the project name it, and would tell nobody without it: {}", rules.join(", "));
+        return Err(ApiError::conflict("credential_in_use", detail));
     }
+    let changes = trail::credential(Some(&credential), None);
+    let line = caller.line(&app, AuditAction::CredentialDelete, Some(credential.project), credential.id, changes);
+    let act = Act::DeleteCredential { id: credential.id, now: app.now() };
+    let done = acted(app.store.act(act, &line, None).await?)?.unwrap_or_default();
+    done.changed.iter().for_each(|changed| app.batch_changed(changed));
     app.credential_changed(credential.project, credential.id);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -550,7 +578,12 @@ pub async fn check(State(app): State<App>, caller: Caller, Path(id): Path<String
 
 async fn set_state(app: &App, caller: &Caller, id: &str, state: CredentialState, reason: Option<StateReason>) -> Result<Answer, ApiError> {
     let credential = find(app, caller, id).await?;
-    app.store.set_credential_state(credential.id, state, reason, app.now()).await?;
+    let action = if state == CredentialState::Active { AuditAction::CredentialResume } else { AuditAction::CredentialPause };
+    let after = Credential { state, state_reason: reason.clone(), ..credential.clone() };
+    let changes = trail::credential(Some(&credential), Some(&after));
+    let line = caller.line(app, action, Some(credential.project), credential.id, changes);
+    let act = Act::SetCredentialState { id: credential.id, state, reason, since: app.now() };
+    acted(app.store.act(act, &line, None).await?)?;
     if state == CredentialState::Active {
         app.credential_mended(credential.project, credential.id);
     } else {

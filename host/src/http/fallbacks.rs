@@ -21,17 +21,20 @@ const MAX_WITHIN_SEC: u32 = 2_592_000;
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// 1 to 255 characters; it stands in the reason of each fallback.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: String,
     /// Deliveries of this channel; this or `credential_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
     /// Deliveries to this credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, pattern = "^crd_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     pub credential_id: Option<CredentialId>,
     /// Seconds from when a delivery is first due, 1 to 2,592,000 (30 days).
+    #[schema(minimum = 1, maximum = 2_592_000)]
     pub within_sec: u32,
     /// Where the lead goes then, 1 to 10.
+    #[schema(min_items = 1, max_items = 10)]
     pub to: Vec<Target>,
 }
 
@@ -39,7 +42,7 @@ pub struct Rule {
 #[derive(Debug, Clone, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^crd_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     #[allow(missing_docs)]
     pub credential_id: CredentialId,
     /// Over the credential's config.
@@ -102,6 +105,11 @@ pub async fn check(app: &App, caller: &Caller, project: ProjectId, rules: Vec<Ru
                 continue;
             };
             let settings = target.settings.filter(|settings| !settings.is_empty());
+            if settings.is_none() && rule.credential_id == Some(target.credential_id) {
+                let detail = "is the credential that the rule waits for: the lead would go there twice";
+                errors.push(FieldError::new(format!("{at}/credential_id"), "same_credential", detail));
+                continue;
+            }
             if let Some(settings) = &settings
                 && let Err(error) = check_settings(app, caller, credential, settings, &format!("{at}/settings"))
             {

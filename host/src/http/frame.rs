@@ -1,9 +1,10 @@
 //! What surrounds every request: its id, its span in the log, panics, and errors as problem+json.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use crate::app::App;
+use crate::metrics::{OfRequest, OfRoute};
 use crate::model::RequestId;
 
 /// The header of the correlation id.
@@ -35,6 +37,7 @@ pub async fn frame(State(app): State<App>, mut request: Request, next: Next) -> 
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
     let span = tracing::info_span!("request", request_id = %id, method = %request.method(), route);
+    let (method, began) = (method(request.method()), Instant::now());
     let finished = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
     let _entered = span.entered();
     let response = finished.unwrap_or_else(|_| {
@@ -45,8 +48,26 @@ pub async fn frame(State(app): State<App>, mut request: Request, next: Next) -> 
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    tracing::debug!(status = response.status().as_u16(), "answered");
+    let status = response.status().as_u16();
+    tracing::debug!(status, "answered");
+    let http = &app.metrics.http;
+    http.durations.get_or_create(&OfRoute { route: route.to_owned() }).observe(began.elapsed().as_secs_f64());
+    http.requests.get_or_create(&OfRequest { method, route: route.to_owned(), status }).inc();
     response
+}
+
+/// A label: methods that nobody knows are one.
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
 }
 
 /// Errors get their body here, those of the router itself included.

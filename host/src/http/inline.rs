@@ -26,7 +26,7 @@ pub struct InlineCredential {
     pub config: Option<Map<String, Value>>,
     /// Name → text.
     #[serde(default)]
-    #[schema(value_type = Option<Object>, write_only)]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>, write_only)]
     pub secrets: Option<SecretInputs>,
 }
 

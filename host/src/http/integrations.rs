@@ -32,7 +32,7 @@ struct Entry {
     r#type: String,
     /// This credential and no other.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, pattern = "^crd_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     credential_id: Option<CredentialId>,
     /// Settings of this send over the credential's.
     #[serde(default)]

@@ -17,37 +17,47 @@ use super::input::{Input, Params};
 use super::integrations::{Integrations, SendFields, SendOptions};
 use super::list::{self, Filter};
 use super::send::{Ready, Sent, earlier_or, send};
-use super::views::{BatchDetail, LeadDetail, LeadView, List};
+use super::views::{BatchDetail, LeadDetail, LeadRow, LeadView, List};
 use crate::app::App;
 use crate::model::{LeadId, LeadRecord, LeadStatus, Origin, Scope, Timestamp};
+use crate::policy::fanout::Wanted;
 use crate::policy::intake::{self, Amount, LeadContent, Made};
 use crate::policy::normalise;
 
 /// A lead and where it goes.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"external_id": "form-1", "title": "Call back", "name": "Ada Lovelace", "phone": "+44 20 7946 0958", "email": "ada@example.com"}))]
 pub struct NewLead {
     /// `prj_…` or `ext:` and your own id of it; may be left out when the key belongs to one.
     pub project: Option<String>,
     /// The unit of the project (landing page, shop) by your own id, with or without `ext:`.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<String>,
     /// Your own id of the lead: a second lead with it is a duplicate.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub external_id: Option<String>,
     /// Up to 1,000 characters.
+    #[schema(max_length = 1_000)]
     pub title: Option<String>,
     /// 1 to 255 characters. At least one of phone, email, name or a non-empty `fields` must be there.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     /// Up to 255 characters.
+    #[schema(max_length = 255)]
     pub company: Option<String>,
     /// One number beside `phones`.
     pub phone: Option<String>,
     /// One address beside `emails`.
     pub email: Option<String>,
     /// In any spelling, up to 255 characters each; kept raw with a warning when they cannot be understood.
+    #[schema(max_items = 50)]
     pub phones: Option<Vec<String>>,
     /// One mailbox each.
+    #[schema(max_items = 50)]
     pub emails: Option<Vec<String>>,
     /// Up to 65,536 characters.
+    #[schema(max_length = 65_536)]
     pub comment: Option<String>,
     /// What the lead is worth.
     pub value: Option<Amount>,
@@ -59,11 +69,13 @@ pub struct NewLead {
     #[allow(missing_docs)]
     pub integrations: Option<Integrations>,
     /// Seconds to wait before the first attempt, up to 30 days.
+    #[schema(maximum = 2_592_000)]
     pub delay_sec: Option<u32>,
     /// When the first attempt is due, instead of `delay_sec`; at most 30 days ahead.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub due_at: Option<Timestamp>,
     /// Seconds from now after which what was not sent fails with the code `deadline`, up to 30 days.
+    #[schema(minimum = 1, maximum = 2_592_000)]
     pub deadline_sec: Option<u32>,
     /// `false`: the first failure cancels what has not been sent. Default `true`.
     pub allow_failures: Option<bool>,
@@ -105,6 +117,7 @@ impl NewLead {
 /// A lead (new or stored) and where it goes.
 #[derive(Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"lead": {"external_id": "form-2", "name": "Ada Lovelace", "phone": "+44 20 7946 0958"}, "integrations": "auto", "allow_failures": true}))]
 pub struct SendBatch {
     /// Beside `lead` or inside it.
     pub project: Option<String>,
@@ -115,11 +128,13 @@ pub struct SendBatch {
     #[allow(missing_docs)]
     pub integrations: Option<Integrations>,
     /// Seconds to wait before the first attempt, up to 30 days.
+    #[schema(maximum = 2_592_000)]
     pub delay_sec: Option<u32>,
     /// When the first attempt is due, instead of `delay_sec`; at most 30 days ahead.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub due_at: Option<Timestamp>,
     /// Seconds from now after which what was not sent fails with the code `deadline`, up to 30 days.
+    #[schema(minimum = 1, maximum = 2_592_000)]
     pub deadline_sec: Option<u32>,
     /// `false`: the first failure cancels what has not been sent. Default `true`.
     pub allow_failures: Option<bool>,
@@ -216,6 +231,12 @@ async fn batch_lead(app: &App, caller: &Caller, body: SendBatch) -> Result<Ready
             _ => new_lead(app, caller, (lead, options), "/lead").await,
         },
         (Some(id), None) => {
+            // Whoever says where a stored lead goes, or in what words, reads it.
+            let named = if let Wanted::Named(list) = &options.wanted { list.as_slice() } else { &[] };
+            let shows = !options.credentials.is_empty() || named.iter().any(|entry| entry.settings.is_some());
+            if shows || options.callbacks.show_the_lead() {
+                caller.require(Scope::LeadsRead)?;
+            }
             let found = find_lead(app, caller, &id, body.project.as_deref()).await?;
             let unknown = || ApiError { errors: vec![], ..ApiError::not_found("lead") };
             resend_of(app, found.ok_or_else(unknown)?, options).await
@@ -264,12 +285,17 @@ pub async fn resend(
 }
 
 /// Search leads
-#[utoipa::path(get, path = "/api/leads", tag = "Sending", params(Filter), responses((status = 200, body = List<LeadView>)))]
+#[utoipa::path(get, path = "/api/leads", tag = "Sending", params(Filter), responses((status = 200, body = List<LeadRow>)))]
 pub async fn list(State(app): State<App>, caller: Caller, Params(filter): Params<Filter>) -> Result<Answer, ApiError> {
     caller.require(Scope::LeadsRead)?;
     let query = list::query::<LeadStatus>(&app, &caller, filter).await?;
     let found = app.store.leads(&query).await?;
-    Answer::ok(&list::found(found, LeadView::from))
+    let ids: Vec<LeadId> = found.items.iter().map(|record| record.lead.id).collect();
+    let repeats = app.store.repeats(&ids).await?;
+    Answer::ok(&list::found(found, |record| {
+        let repeats = repeats.get(&record.lead.id).copied();
+        LeadRow { lead: LeadView::from(record), repeats }
+    }))
 }
 
 /// One lead with its batches and deliveries
@@ -289,7 +315,8 @@ pub async fn show(
         let deliveries = app.store.deliveries_of_batch(batch.id).await?;
         batches.push(BatchDetail::new(batch, deliveries));
     }
-    Answer::new(StatusCode::OK, &LeadDetail { lead: record.into(), batches })
+    let repeats = app.store.repeats(&[record.lead.id]).await?.into_values().next();
+    Answer::new(StatusCode::OK, &LeadDetail { lead: record.into(), repeats, batches })
 }
 
 /// The lead by `lead_…` or `ext:…`, if the caller sees it.

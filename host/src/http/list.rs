@@ -24,33 +24,45 @@ const MAX_LIMIT: u32 = 200;
 #[into_params(parameter_in = Query)]
 pub struct Filter {
     /// Only of this project: its id, or `ext:` and your own id of it.
+    #[param(min_length = 1, max_length = 255)]
     pub project: Option<String>,
     /// Only of leads of this unit of the project, by your own id of it.
+    #[param(min_length = 1, max_length = 255)]
     pub entity: Option<String>,
     /// Only of this channel; leads and batches: with a delivery of it.
+    #[param(min_length = 1, max_length = 255)]
     pub channel: Option<String>,
     /// Only of this credential; leads and batches: with a delivery of it.
+    #[param(min_length = 1, max_length = 255, pattern = "^crd_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     pub credential: Option<String>,
     /// Only in this state.
+    #[param(min_length = 1, max_length = 255)]
     pub status: Option<String>,
     /// Only of leads with your own id of the lead; needs a project.
+    #[param(min_length = 1, max_length = 255)]
     pub external_id: Option<String>,
     /// Only of leads with this telephone number, in any spelling. National ones are read in the project's region.
+    #[param(min_length = 1, max_length = 255)]
     pub phone: Option<String>,
     /// Only of leads with this e-mail address, in any spelling.
+    #[param(min_length = 1, max_length = 255)]
     pub email: Option<String>,
     /// Only of leads with all of these words, in any order: name, company, title, comment, ids, addresses, own fields.
     /// Russian words are found whatever their ending; of a long lead, the first 128 different words count. A whole telephone number or e-mail address is looked for as such.
+    /// A new lead is found by its words half a second after it was accepted, and later while there is much to do; by its contacts and ids, at once.
+    #[param(min_length = 1, max_length = 255)]
     pub q: Option<String>,
     /// Only made at this time or after it.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, format = DateTime)]
     pub created_after: Option<Timestamp>,
     /// Only made before this time.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, format = DateTime)]
     pub created_before: Option<Timestamp>,
     /// Rows of a page at most, 1 to 200; 50 without. A page may have fewer, even none, and still not be the last.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u32>,
     /// `next_cursor` of the page before, with the same conditions.
+    #[param(min_length = 1)]
     pub cursor: Option<String>,
 }
 
@@ -59,22 +71,31 @@ pub struct Filter {
 #[serde(default, deny_unknown_fields)]
 pub struct Conditions {
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255)]
     pub project: Option<String>,
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255)]
     pub entity: Option<String>,
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255)]
     pub channel: Option<String>,
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255, pattern = "^crd_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     pub credential: Option<String>,
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255)]
     pub status: Option<String>,
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255)]
     pub external_id: Option<String>,
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255)]
     pub phone: Option<String>,
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255)]
     pub email: Option<String>,
     /// As in the list.
+    #[schema(min_length = 1, max_length = 255)]
     pub q: Option<String>,
     /// As in the list.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -99,12 +120,15 @@ impl Filter {
 #[into_params(parameter_in = Query)]
 pub struct Paging {
     /// Rows of a page, 1 to 200; 50 without.
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u32>,
     /// `next_cursor` of the page before.
+    #[param(min_length = 1)]
     pub cursor: Option<String>,
 }
 
-fn invalid(name: &str, detail: &str) -> ApiError {
+/// 422 about a parameter.
+pub fn invalid(name: &str, detail: &str) -> ApiError {
     let errors = vec![FieldError::new(format!("/{name}"), "invalid_value", detail)];
     ApiError { errors, ..ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", format!("`{name}` {detail}")) }
 }
@@ -134,7 +158,8 @@ pub async fn query<S: DeserializeOwned>(app: &App, caller: &Caller, filter: Filt
     Ok(query)
 }
 
-fn place_of(text: &str) -> Result<Cursor, ApiError> {
+/// The place that a cursor stands for.
+pub fn place_of(text: &str) -> Result<Cursor, ApiError> {
     let place = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Cursor::from_bytes(&bytes));
     place.ok_or_else(|| invalid("cursor", "is not one that a page gave"))
 }
@@ -264,7 +289,7 @@ impl Conditions {
         }
         let Some(q) = &self.q else { return Ok(()) };
         if search::is_phone(q) {
-            query.contacts.push(search::phone_keys(q, region));
+            query.contacts.push(search::phone_keys(q, region).into_iter().chain(search::number_key(q)).collect());
         } else if normalise::email(q).is_some() {
             query.contacts.push(vec![search::email_key(q)]);
         } else {

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod api_keys;
+pub mod audit;
 pub mod auth;
 pub mod batches;
 pub mod bodies;
@@ -13,7 +14,9 @@ pub mod callbacks;
 pub mod channels;
 mod credential_rules;
 pub mod credentials;
+pub mod erasures;
 pub mod error;
+pub mod events;
 pub mod fallbacks;
 pub mod frame;
 pub mod health;
@@ -21,17 +24,22 @@ pub mod inline;
 pub mod input;
 pub mod integrations;
 pub mod leads;
+pub mod limits;
 pub mod list;
+pub mod metrics;
 pub mod notifications;
 mod openapi;
 pub mod preview;
 pub mod projects;
+pub mod retention;
+mod rotation;
 pub mod send;
 mod server;
 pub mod speed;
 mod strict;
 pub mod tasks;
 pub mod timeline;
+mod trail;
 pub mod views;
 mod wording;
 
@@ -67,6 +75,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(bulk::retry_deliveries))
         .routes(routes!(bulk::recover))
         .routes(routes!(bulk::cancel_queued))
+        .routes(routes!(events::stream))
+        .routes(routes!(events::socket))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::show))
         .routes(routes!(tasks::cancel))
@@ -83,11 +93,18 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(credentials::resume))
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::show, api_keys::revoke))
+        .routes(routes!(rotation::rotate))
+        .routes(routes!(audit::list))
         .routes(routes!(channels::list, channels::upload))
         .routes(routes!(channels::activate))
         .routes(routes!(channels::remove))
+        .routes(routes!(retention::host))
+        .routes(routes!(retention::project))
+        .routes(routes!(erasures::create, erasures::list))
+        .routes(routes!(erasures::show))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
+        .routes(routes!(metrics::show))
 }
 
 /// The OpenAPI document.
@@ -97,7 +114,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// The whole HTTP interface: `/api/…`, `/healthz`, `/readyz`, `/openapi.json`, `/docs`.
+/// The whole HTTP interface: `/api/…`, `/healthz`, `/readyz`, `/metrics`, `/openapi.json`, `/docs`.
 pub fn router(app: App) -> Router {
     let (routes, mut document) = api().split_for_parts();
     openapi::complete(&mut document);

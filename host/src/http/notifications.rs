@@ -21,11 +21,13 @@ const DEFAULT_QUIET_SEC: u32 = 300;
 #[serde(deny_unknown_fields)]
 pub struct Notification {
     /// 1 to 255 characters, unique within the project.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: String,
     /// At least one. Endings of batches are told for batches that are sent from then on.
+    #[schema(min_items = 1)]
     pub on: Vec<NoticeKind>,
     /// A credential of the project, of any channel.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^crd_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     pub credential_id: CredentialId,
     /// Over the credential's config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +38,7 @@ pub struct Notification {
     pub template: Option<String>,
     /// Seconds, up to a day; 300 without.
     #[serde(default)]
+    #[schema(maximum = 86_400)]
     pub quiet_sec: Option<u32>,
 }
 

@@ -1,5 +1,7 @@
 //! The OpenAPI document: what the handlers say of themselves, and what is true of all of them.
 
+mod links;
+
 use utoipa::OpenApi;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
@@ -26,7 +28,6 @@ pub fn complete(document: &mut utoipa::openapi::OpenApi) {
     components.add_security_scheme("api_key", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
     components.add_security_scheme("bearer", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()));
     for (path, item) in &mut document.paths.paths {
-        let in_path = path.contains('{');
         let public = !path.starts_with("/api/");
         let operations =
             [(&mut item.get, false), (&mut item.post, true), (&mut item.put, true), (&mut item.patch, true), (&mut item.delete, false)];
@@ -41,14 +42,16 @@ pub fn complete(document: &mut utoipa::openapi::OpenApi) {
                 }
             }
             if !public {
-                problems(operation, in_path, writes_body);
+                problems(operation, writes_body);
             }
             if number == 1 && !public {
-                header(operation, "Idempotency-Key", "Within 24 hours, the same key and body get the first answer again.");
+                let key = text().min_length(Some(1)).max_length(Some(255)).pattern(Some("^[!-~]([\\t -~]*[!-~])?$"));
+                header(operation, "Idempotency-Key", "Within 24 hours, the same key and body get the first answer again.", key);
             }
             let sends = path == "/api/leads" || path.ends_with("/send-batch") || path.ends_with("{id}/resend");
             if number == 1 && sends {
-                header(operation, "Prefer", "`wait=N`: wait up to N seconds (60 at most) for the batch to end.");
+                let wait = text().examples(["wait=1"]);
+                header(operation, "Prefer", "`wait=N`: wait up to N seconds (60 at most) for the batch to end.", wait);
             }
             for response in operation.responses.responses.values_mut() {
                 if let RefOr::T(response) = response {
@@ -58,6 +61,7 @@ pub fn complete(document: &mut utoipa::openapi::OpenApi) {
             }
         }
     }
+    links::add(document);
 }
 
 /// An id of its own, which client generators make a function's name of: several handlers have the same name.
@@ -66,8 +70,11 @@ fn name(operation: &mut Operation, method: &str, path: &str) {
     operation.operation_id = Some(std::iter::once(method).chain(words).collect::<Vec<_>>().join("_"));
 }
 
-fn header(operation: &mut Operation, name: &str, description: &str) {
-    let schema = ObjectBuilder::new().schema_type(Type::String);
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+fn header(operation: &mut Operation, name: &str, description: &str, schema: ObjectBuilder) {
     let parameter = ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
@@ -78,18 +85,18 @@ fn header(operation: &mut Operation, name: &str, description: &str) {
     operation.parameters.get_or_insert_default().push(parameter.into());
 }
 
-fn problems(operation: &mut Operation, in_path: bool, writes_body: bool) {
+fn problems(operation: &mut Operation, writes_body: bool) {
     let all = [
         (true, "400", "The request cannot be understood, such as malformed JSON"),
         (true, "401", "The key is missing, unknown, revoked or expired"),
         (true, "403", "The key lacks the scope"),
-        (in_path || writes_body, "404", "No such thing, or one that the key may not see"),
+        (true, "404", "No such thing, or one that the key may not see"),
         (writes_body, "408", "The body did not arrive in time"),
         (writes_body, "409", "It is not in the state for this, is taken, was changed meanwhile, or the same request still runs"),
         (writes_body, "413", "The body is too large; the detail names the maximum"),
         (writes_body, "415", "The body is of another type"),
         (true, "422", "Fields or parameters that cannot be used; `errors` names each"),
-        (writes_body, "429", "Too much waits already; `Retry-After` says when to try again"),
+        (true, "429", "The key has made too many requests, or too much waits already; `Retry-After` says when to try again"),
         (true, "500", "A defect of the host"),
         (true, "503", "The database cannot be used, or the host has too much to do now; `Retry-After` says when to try again"),
     ];

@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{Answer, Once, written};
+use super::answer::{Answer, Once, acted, made};
 use super::auth::{Caller, find_project};
 use super::callback_secret::CallbackSecretView;
 use super::error::ApiError;
@@ -12,10 +12,16 @@ use super::fallbacks::{self, Rule};
 use super::input::{Input, Params};
 use super::list::{self, Paging};
 use super::notifications::{self, Notification};
+use super::trail;
 use super::views::List;
 use crate::app::App;
-use crate::model::{CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, Scope, SendingSettings, Timestamp};
-use crate::policy::{FieldError, normalise};
+use crate::model::{
+    AuditAction, CallbackSecrets, DedupSettings, EntityCredentials, Project, ProjectId, RetentionSettings, Scope, SendingSettings,
+    Timestamp,
+};
+use crate::policy::cleanup::{self, MAX_DAYS};
+use crate::policy::{FieldError, dedup, normalise};
+use crate::store::Act;
 
 /// Longest time for which duplicates are remembered: 30 days.
 const MAX_TTL_SEC: u32 = 2_592_000;
@@ -23,20 +29,26 @@ const MAX_TTL_SEC: u32 = 2_592_000;
 /// A new project.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"external_id": "shop-1", "name": "My shop", "default_region": "GB", "time_zone": "Europe/London", "locale": "en"}))]
 pub struct NewProject {
     /// Your own id of it; unique, 1 to 255 characters.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub external_id: String,
     /// 1 to 255 characters; the external id without one.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     /// ISO 3166 region in which numbers without a country code are read. Default `RU`.
     #[serde(default)]
+    #[schema(pattern = "^[A-Z]{2}$")]
     pub default_region: Option<String>,
     /// IANA name. Default `Europe/Moscow`.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9/_+-]+$")]
     pub time_zone: Option<String>,
     /// Language of texts made for people. Default `ru`.
     #[serde(default)]
+    #[schema(min_length = 2, max_length = 35, pattern = "^[A-Za-z0-9-]+$")]
     pub locale: Option<String>,
     #[serde(default)]
     #[allow(missing_docs)]
@@ -45,22 +57,34 @@ pub struct NewProject {
     /// `both`.
     #[serde(default)]
     pub entity_credentials: Option<EntityCredentials>,
+    /// How long its leads are kept; the host's settings without it.
+    #[serde(default)]
+    pub retention: Option<RetentionSettings>,
 }
 
 /// Changes of a project; what is absent stays.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
+#[schema(example = json!({"name": "My shop", "dedup": {"enabled": true, "ttl_sec": 600}}))]
 pub struct ProjectChanges {
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
+    #[schema(pattern = "^[A-Z]{2}$")]
     pub default_region: Option<String>,
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9/_+-]+$")]
     pub time_zone: Option<String>,
+    #[schema(min_length = 2, max_length = 35, pattern = "^[A-Za-z0-9-]+$")]
     pub locale: Option<String>,
     pub dedup: Option<DedupSettings>,
     pub entity_credentials: Option<EntityCredentials>,
+    /// Replaces both ages.
+    pub retention: Option<RetentionSettings>,
     /// Replaces all rules.
+    #[schema(max_items = 50)]
     pub fallbacks: Option<Vec<Rule>>,
     /// Replaces all rules.
+    #[schema(max_items = 50)]
     pub notifications: Option<Vec<Notification>>,
 }
 
@@ -77,6 +101,8 @@ pub struct ProjectView {
     pub locale: String,
     pub dedup: DedupSettings,
     pub entity_credentials: EntityCredentials,
+    /// What is absent follows the host's settings; `GET …/retention` shows what holds.
+    pub retention: RetentionSettings,
     pub fallbacks: Vec<Rule>,
     pub notifications: Vec<Notification>,
     pub callback_secret: CallbackSecretView,
@@ -97,6 +123,7 @@ impl From<Project> for ProjectView {
             locale: project.locale,
             dedup: project.dedup,
             entity_credentials: project.sending.entity_credentials,
+            retention: project.retention,
             fallbacks: project.sending.fallbacks.iter().map(Rule::from).collect(),
             notifications: project.sending.notifications.iter().map(Notification::from).collect(),
             callback_secret: CallbackSecretView::from(&project.callback_secrets),
@@ -119,11 +146,19 @@ fn check(project: &Project) -> Result<(), ApiError> {
     wrong(name(&project.name), "name", "invalid_length", "must have 1 to 255 characters");
     let region = normalise::region(&project.default_region).is_some();
     wrong(region, "default_region", "invalid_region", "must be an ISO 3166 region such as RU");
-    let zone = (1..=64).contains(&project.time_zone.len()) && plain(&project.time_zone, "/_+-");
+    let zone = (1..=64).contains(&project.time_zone.len()) && cleanup::time_zone(&project.time_zone).is_some();
     wrong(zone, "time_zone", "invalid_time_zone", "must be an IANA name such as Europe/Moscow");
     let locale = (2..=35).contains(&project.locale.len()) && plain(&project.locale, "-");
     wrong(locale, "locale", "invalid_locale", "must be a language tag such as ru");
+    for (field, days) in [("leads_days", project.retention.leads_days), ("attempts_days", project.retention.attempts_days)] {
+        let fine = days.is_none_or(|days| days <= MAX_DAYS);
+        wrong(fine, &format!("retention/{field}"), "invalid_value", "must be 0 to 36500");
+    }
     wrong((1..=MAX_TTL_SEC).contains(&project.dedup.ttl_sec), "dedup/ttl_sec", "invalid_value", "must be 1 to 2592000");
+    if let Some(Err((index, detail))) = project.dedup.fields.as_deref().map(dedup::check_fields) {
+        let at = index.map_or_else(String::new, |index| format!("/{index}"));
+        wrong(false, &format!("dedup/fields{at}"), "invalid_value", detail);
+    }
     if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }
 
@@ -143,6 +178,7 @@ pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Res
         locale: body.locale.unwrap_or_else(|| "ru".into()),
         dedup: body.dedup.unwrap_or_default(),
         sending: SendingSettings { entity_credentials: body.entity_credentials.unwrap_or_default(), ..SendingSettings::default() },
+        retention: body.retention.unwrap_or_default(),
         callback_secrets: CallbackSecrets::default(),
         created_at: now,
         updated_at: now,
@@ -151,8 +187,9 @@ pub async fn create(State(app): State<App>, caller: Caller, input: Input) -> Res
     let once = Once::begin(&app, &caller, &input)?;
     let answer = Answer::new(StatusCode::CREATED, &ProjectView::from(project.clone()))?.at(format!("/api/projects/{}", project.id));
     let keep = once.as_ref().map(|once| once.keep(&app, &answer));
-    let done = app.store.create_project(&project, keep).await?;
-    written(&app, once.as_ref(), done, answer)
+    let line = caller.line(&app, AuditAction::ProjectCreate, Some(project.id), project.id, trail::project(None, Some(&project)));
+    let done = app.store.act(Act::CreateProject(Box::new(project)), &line, keep).await?;
+    made(&app, once.as_ref(), done, answer)
 }
 
 /// List projects, oldest first
@@ -186,6 +223,7 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     let seen = find_project(&app, &caller, &id).await?.ok_or_else(|| ApiError::not_found("project"))?;
     // What is changed is what the store has now, not what the cache had a moment ago.
     let mut project = app.store.project(seen.id).await?.ok_or_else(|| ApiError::not_found("project"))?;
+    let before = project.clone();
     let fields = [
         (&mut project.name, body.name),
         (&mut project.default_region, body.default_region),
@@ -200,6 +238,9 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     if let Some(dedup) = body.dedup {
         project.dedup = dedup;
     }
+    if let Some(retention) = body.retention {
+        project.retention = retention;
+    }
     if let Some(rule) = body.entity_credentials {
         project.sending.entity_credentials = rule;
     }
@@ -211,9 +252,9 @@ pub async fn change(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     }
     project.updated_at = app.now();
     check(&project)?;
-    if !app.store.update_project(&project).await? {
-        return Err(ApiError::not_found("project"));
-    }
+    let line = caller.line(&app, AuditAction::ProjectUpdate, Some(project.id), project.id, trail::project(Some(&before), Some(&project)));
+    let act = Act::UpdateProject { project: Box::new(project.clone()), read_at: before.updated_at };
+    acted(app.store.act(act, &line, None).await?)?.ok_or_else(|| ApiError::not_found("project"))?;
     app.projects_changed();
     Answer::ok(&ProjectView::from(project))
 }

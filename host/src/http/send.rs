@@ -15,13 +15,14 @@ use super::input::{self, Input};
 use super::integrations::SendOptions;
 use super::{callbacks, inline};
 use crate::app::App;
+use crate::metrics::OfResult;
 use crate::model::{
     BatchCounts, BatchId, BatchOptions, BatchStatus, Callbacks, Credential, CredentialId, DeliveryId, DeliveryStatus, Lead, LeadId,
-    LeadStatus, NoticeKind, Project, Purpose, Scope, Timestamp,
+    LeadStatus, NoticeKind, OnDuplicate, Project, Purpose, Scope, Timestamp,
 };
 use crate::policy::fanout::{Candidates, Plan, fan_out};
 use crate::policy::{FieldError, Warning, callbacks as policy_callbacks, dedup};
-use crate::store::{Accepted, AnswerOf, DedupKey, Intake, IntakeExtras, NewDelivery, Watch, Written};
+use crate::store::{Accepted, AnswerOf, DedupKey, DuplicateNote, Intake, IntakeExtras, NewDelivery, StoreError, Watch, Written};
 
 /// Most bytes of one entry's settings, which are kept with its delivery.
 const MAX_SETTINGS_BYTES: usize = 65_536;
@@ -75,6 +76,9 @@ pub struct Sent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub duplicate_of: Option<LeadId>,
+    /// In which fields a duplicate and the first lead agree: `external_id`, or those by which the project knows its leads.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub matched: &'a [String],
     #[allow(missing_docs)]
     pub status: SendStatus,
     #[allow(missing_docs)]
@@ -145,8 +149,9 @@ async fn plan(app: &App, caller: &Caller, ready: &mut Ready) -> Result<Planned, 
     let Ready { lead, warnings, options, project, .. } = ready;
     let credentials = app.credentials(project.id).await?;
     let (inline, unusable) = inline::check(app, project.id, &options.wanted, std::mem::take(&mut options.credentials))?;
-    let from =
-        Candidates { entity: lead.entity.as_deref(), credentials: &credentials, inline: &inline, rule: project.sending.entity_credentials };
+    let barred: Vec<String> = unusable.iter().filter_map(|warning| warning.channel.clone()).collect();
+    let (entity, rule) = (lead.entity.as_deref(), project.sending.entity_credentials);
+    let from = Candidates { entity, credentials: &credentials, inline: &inline, barred: &barred, rule };
     let installed = |channel: &str| app.registry.installed(channel);
     let plan = fan_out(&options.wanted, from, installed, "/integrations")?;
     for target in &plan.targets {
@@ -215,10 +220,14 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
             settings: target.settings.map(Value::Object),
         })
         .collect();
+    let key = if stored { None } else { dedup::key(&lead, &project.dedup) };
+    let repeat = key.as_ref().map(|key| Repeat::of(app, &project, &lead, key, &deliveries, &inline)).unwrap_or_default();
+    let note = repeat.note.clone();
+    let noted: Vec<_> = note.iter().flat_map(|note| &note.to).map(|(credential, _)| (*credential, now)).collect();
     let watches = Watch::all(&project.sending.fallbacks, &deliveries);
     let status = if deliveries.is_empty() { LeadStatus::Unrouted } else { LeadStatus::Accepted };
-    let dedup = (!stored && project.dedup.enabled)
-        .then(|| DedupKey { hash: dedup::hash(&lead), expires_at: now.plus(Duration::from_secs(u64::from(project.dedup.ttl_sec))) });
+    let expires_at = now.plus(Duration::from_secs(u64::from(project.dedup.ttl_sec)));
+    let dedup = key.map(|key| DedupKey { hash: key.hash, expires_at });
     let fresh = Answer::new(
         StatusCode::ACCEPTED,
         &Sent {
@@ -226,6 +235,7 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
             batch_id: Some(batch),
             duplicate: false,
             duplicate_of: None,
+            matched: &[],
             status: status.into(),
             deliveries: deliveries.iter().map(|delivery| sent_delivery(delivery)).collect(),
             warnings: &warnings,
@@ -233,10 +243,11 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
     )?
     .at(format!("/api/leads/{lead_id}"));
     let idempotency = once.as_ref().map(|once| {
-        let (seal, fresh) = (sealer(app, once), fresh.clone());
+        let (seal, fresh, repeat) = (sealer(app, once), fresh.clone(), repeat.clone());
         let answer_of: AnswerOf = Arc::new(move |accepted: &Accepted| match accepted {
             Accepted::New => seal(&fresh),
-            Accepted::Duplicate { of } => duplicate(*of).map_or_else(|_| seal(&fresh), |answer| seal(&answer)),
+            Accepted::Gone => seal(&fresh),
+            Accepted::Duplicate { of } => duplicate(*of, &repeat).map_or_else(|_| seal(&fresh), |answer| seal(&answer)),
         });
         (once.key.clone(), answer_of)
     });
@@ -258,7 +269,7 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
             inline: inline.iter().map(|credential| credential.id).collect(),
             notify: project.sending.endings(),
         },
-        extras: IntakeExtras { credentials: inline, deadline_at: options.deadline_at, watches },
+        extras: IntakeExtras { credentials: inline, deadline_at: options.deadline_at, watches, again: stored, note },
         deliveries,
         correlation: input.correlation.clone(),
         idempotency,
@@ -277,19 +288,39 @@ async fn commit(app: &App, input: &Input, once: Option<Once>, ready: Ready, plan
             }
             tracing::info!(lead.id = %lead_id, batch.id = %batch, deliveries = hints.len(), correlation, "lead {lead_id} accepted");
         }
+        if matches!(done, Ok(Written::New(Accepted::Duplicate { .. }))) && !noted.is_empty() {
+            lanes.hint(&noted);
+        }
         (done, once)
     });
     let (done, once) = task.await.map_err(|error| ApiError::internal(&error))?;
+    count(app, &done, status);
     match (done?, once) {
         (Written::New(Accepted::New), _) => match ended {
             Some((wait, ended)) => waited(app, wait, ended, lead_id, batch, &warnings).await,
             None => Ok(fresh.into_response()),
         },
-        (Written::New(Accepted::Duplicate { of }), _) => Ok(duplicate(of)?.into_response()),
+        // It was removed between two moments of this request.
+        (Written::New(Accepted::Gone), _) => Err(ApiError::not_found("lead")),
+        (Written::New(Accepted::Duplicate { of }), _) => Ok(duplicate(of, &repeat)?.into_response()),
         (Written::Replayed(kept), Some(once)) => Ok(once.replay(app, &kept)?.into_response()),
         (Written::Replayed(_), None) => Err(ApiError::internal(&"an answer was replayed without a key")),
         (Written::KeyReused, _) => Err(key_reused()),
     }
+}
+
+/// Counts what became of a lead.
+fn count(app: &App, done: &Result<Written<Accepted>, StoreError>, status: LeadStatus) {
+    let result = match done {
+        Ok(Written::New(Accepted::New)) if status == LeadStatus::Unrouted => "unrouted",
+        Ok(Written::New(Accepted::New)) => "accepted",
+        Ok(Written::New(Accepted::Duplicate { .. })) => "duplicate",
+        Ok(Written::Replayed(_)) => "replayed",
+        Err(StoreError::Overloaded { .. }) => "overloaded",
+        // The count of requests by status has these.
+        Ok(Written::New(Accepted::Gone) | Written::KeyReused) | Err(_) => return,
+    };
+    app.metrics.http.leads.get_or_create(&OfResult { result }).inc();
 }
 
 fn sent_delivery(delivery: &NewDelivery) -> SentDelivery<'_> {
@@ -302,15 +333,50 @@ fn sent_delivery(delivery: &NewDelivery) -> SentDelivery<'_> {
     }
 }
 
-fn duplicate(of: LeadId) -> Result<Answer, ApiError> {
+/// What follows when the lead is there already.
+#[derive(Debug, Clone, Default)]
+struct Repeat {
+    /// The fields in which the two agree.
+    matched: Vec<String>,
+    note: Option<DuplicateNote>,
+    /// Channels that are not told, though the project wants it.
+    warnings: Vec<Warning>,
+}
+
+impl Repeat {
+    fn of(app: &App, project: &Project, lead: &Lead, key: &dedup::Key, deliveries: &[NewDelivery], inline: &[Credential]) -> Self {
+        let mut repeat = Self { matched: key.fields.clone(), ..Self::default() };
+        if project.dedup.on_duplicate != OnDuplicate::Note {
+            return repeat;
+        }
+        let mut to = Vec::new();
+        // Credentials for one send alone are not there for a second one.
+        for delivery in deliveries.iter().filter(|delivery| !inline.iter().any(|given| given.id == delivery.credential_id)) {
+            let manifest = app.registry.manifest(&delivery.channel);
+            if manifest.is_some_and(|manifest| manifest.events.contains(dedup::DUPLICATE_EVENT)) {
+                to.push((delivery.credential_id, delivery.channel.clone()));
+            } else {
+                let warning = Warning::channel("note_not_supported", &delivery.channel);
+                if !repeat.warnings.contains(&warning) {
+                    repeat.warnings.push(warning);
+                }
+            }
+        }
+        repeat.note = (!to.is_empty()).then(|| DuplicateNote { to, data: dedup::note(lead, &key.fields) });
+        repeat
+    }
+}
+
+fn duplicate(of: LeadId, repeat: &Repeat) -> Result<Answer, ApiError> {
     let sent = Sent {
         lead_id: of,
         batch_id: None,
         duplicate: true,
         duplicate_of: Some(of),
+        matched: &repeat.matched,
         status: SendStatus::Duplicate,
         deliveries: Vec::new(),
-        warnings: &[],
+        warnings: &repeat.warnings,
     };
     Ok(Answer::ok(&sent)?.at(format!("/api/leads/{of}")))
 }
@@ -331,12 +397,14 @@ async fn waited(
         () = app.bodies.stopping().cancelled() => false,
     };
     let deliveries = app.store.deliveries_of_batch(batch).await?;
-    let record = app.store.lead(lead_id).await?.ok_or_else(|| ApiError::internal(&"a lead vanished"))?;
+    // Whoever it was of may have been erased meanwhile.
+    let record = app.store.lead(lead_id).await?.ok_or_else(|| ApiError::not_found("lead"))?;
     let sent = Sent {
         lead_id,
         batch_id: Some(batch),
         duplicate: false,
         duplicate_of: None,
+        matched: &[],
         status: record.status.into(),
         deliveries: deliveries
             .iter()

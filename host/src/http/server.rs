@@ -2,20 +2,25 @@
 //!
 //! A connection is *busy* from the moment its request's header is complete until the answer is handed over; else it
 //! *waits*: for a first header, for the rest of one, or for the next request. What waits costs nobody anything when it is
-//! dropped, so it makes place for a new connection when all places are taken, and is dropped at once at a stop.
+//! dropped, so it makes place for a new connection when all places are taken, and is dropped at once at a stop. An answer
+//! that goes on for long ([`LongAnswer`]) keeps its connection's place, but for a stop; how many there may be is decided where
+//! they are given.
 
 mod drain;
 mod io;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::response::Response;
 use axum::serve::Listener;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -70,24 +75,43 @@ pub async fn serve(mut listener: TcpListener, app: App, stop: CancellationToken)
     drop(listener);
     app.bodies.stop();
     while connections.join_next().await.is_some() {}
+    app.live.tasks.close();
+    app.live.tasks.wait().await;
 }
+
+/// The address at the other end of the connection: the client's, or that of the proxy before the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
 
 /// One connection from its first byte to its last.
 async fn converse(builder: Builder, stream: TcpStream, router: Router, connection: Entered, stop: CancellationToken) {
     // An answer is small and must not wait for the one before it to be acknowledged.
     let _ = stream.set_nodelay(true);
     let place = Arc::clone(&connection.place);
+    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&place)));
     let (requests, stopping) = (Arc::clone(&connection.place), stop.clone());
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let (busy, router, stop) = (requests.busy(), router.clone(), stopping.clone());
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        let (busy, place, router, stop) = (requests.busy(), Arc::clone(&requests), router.clone(), stopping.clone());
         async move {
-            let response: Response = drain::answer(router, request, &stop).await;
+            let mut response: Response = drain::answer(router, request, &stop).await;
+            if response.extensions_mut().remove::<LongAnswer>().is_some() {
+                let streams = place.streams();
+                response = response.map(|body| {
+                    Body::new(body.map_frame(move |frame| {
+                        let _ = &streams;
+                        frame
+                    }))
+                });
+            }
             drop(busy);
             Ok::<_, Infallible>(response)
         }
     });
-    let mut http = std::pin::pin!(builder.serve_connection(io, service));
+    let mut http = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
     tokio::select! {
         biased;
         // An error is the client's: it hung up, was too slow, or spoke no HTTP.
@@ -109,11 +133,17 @@ async fn converse(builder: Builder, stream: TcpStream, router: Router, connectio
             () = tokio::time::sleep(STOP_TICK) => {}
         }
         ticks += 1;
-        if place.rests() || (!place.is_busy() && ticks > STOP_TICKS_FOR_AN_ANSWER) {
+        // A long answer ends when the host stops, if its client takes its end.
+        let spared = place.is_streaming() && !stop.is_cancelled();
+        if place.rests() || (!place.is_busy() && !spared && ticks > STOP_TICKS_FOR_AN_ANSWER) {
             return;
         }
     }
 }
+
+/// In an answer's extensions: its body goes on for as long as the client likes.
+#[derive(Clone, Copy)]
+pub(super) struct LongAnswer;
 
 /// The open connections.
 #[derive(Default)]
@@ -140,6 +170,7 @@ impl Places {
         let place = Arc::new(Place {
             waits_since: AtomicU64::new(id),
             unwritten: AtomicBool::new(false),
+            streams: AtomicBool::new(false),
             make_place: CancellationToken::new(),
             count: Arc::clone(&self.count),
             waits_now: Arc::clone(&self.waits_now),
@@ -149,7 +180,7 @@ impl Places {
     }
 
     fn longest_waiting(&self) -> Option<Arc<Place>> {
-        let waiting = |place: &&Arc<Place>| !place.is_busy() && !place.make_place.is_cancelled();
+        let waiting = |place: &&Arc<Place>| !place.is_busy() && !place.is_streaming() && !place.make_place.is_cancelled();
         self.taken().values().filter(waiting).min_by_key(|place| place.waits_since.load(Ordering::Relaxed)).cloned()
     }
 
@@ -177,6 +208,8 @@ struct Place {
     waits_since: AtomicU64,
     /// The client has not taken all that was written.
     unwritten: AtomicBool,
+    /// The answer is a long one.
+    streams: AtomicBool,
     make_place: CancellationToken,
     count: Arc<Turns>,
     waits_now: Arc<Notify>,
@@ -189,13 +222,32 @@ impl Place {
 
     /// It waits, and the client has all answers.
     fn rests(&self) -> bool {
-        !self.is_busy() && !self.unwritten.load(Ordering::Relaxed)
+        !self.is_busy() && !self.is_streaming() && !self.unwritten.load(Ordering::Relaxed)
+    }
+
+    fn is_streaming(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Streaming until the guard is dropped.
+    fn streams(self: &Arc<Self>) -> Streams {
+        self.streams.store(true, Ordering::Relaxed);
+        Streams(Arc::clone(self))
     }
 
     /// Busy until the guard is dropped.
     fn busy(self: &Arc<Self>) -> Busy {
         self.waits_since.store(0, Ordering::Relaxed);
         Busy(Arc::clone(self))
+    }
+}
+
+struct Streams(Arc<Place>);
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.0.streams.store(false, Ordering::Relaxed);
+        self.0.waits_now.notify_one();
     }
 }
 

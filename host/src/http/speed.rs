@@ -24,10 +24,10 @@ const USUAL: Duration = Duration::from_secs(86_400);
 #[into_params(parameter_in = Query)]
 pub struct Window {
     /// Made from this time on; a day before `created_before` without it.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, format = DateTime)]
     pub created_after: Option<Timestamp>,
     /// Made before this time; now without it.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, format = DateTime)]
     pub created_before: Option<Timestamp>,
 }
 

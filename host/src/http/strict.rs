@@ -1,7 +1,8 @@
 //! Reading JSON as its documentation says: an object is written as an object.
 //!
 //! Serde also reads a list as an object, by the order of its fields, so that `["ext:shop", null, …]` would be a lead.
-//! [`Strict`] stands between serde and the reader and lets objects through only; all else it hands on as it is.
+//! [`Strict`] stands between serde and the reader and lets objects through only. A number such as `60.0` is a whole one. All
+//! else it hands on as it is.
 
 use std::fmt;
 
@@ -13,9 +14,9 @@ use serde::de::{
 pub struct Strict<D>(pub D);
 
 macro_rules! hand_on {
-    ($($method:ident($($name:ident: $kind:ty),*))*) => {$(
+    ($guard:ident: $($method:ident($($name:ident: $kind:ty),*))*) => {$(
         fn $method<V: Visitor<'de>>(self, $($name: $kind,)* visitor: V) -> Result<V::Value, D::Error> {
-            self.0.$method($($name,)* Guard::any(visitor))
+            self.0.$method($($name,)* Guard::$guard(visitor))
         }
     )*};
 }
@@ -24,8 +25,12 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
     type Error = D::Error;
 
     hand_on! {
-        deserialize_any() deserialize_bool() deserialize_i8() deserialize_i16() deserialize_i32() deserialize_i64() deserialize_i128()
-        deserialize_u8() deserialize_u16() deserialize_u32() deserialize_u64() deserialize_u128() deserialize_f32() deserialize_f64()
+        whole: deserialize_i8() deserialize_i16() deserialize_i32() deserialize_i64()
+        deserialize_u8() deserialize_u16() deserialize_u32() deserialize_u64()
+    }
+
+    hand_on! {
+        any: deserialize_any() deserialize_bool() deserialize_i128() deserialize_u128() deserialize_f32() deserialize_f64()
         deserialize_char() deserialize_str() deserialize_string() deserialize_bytes() deserialize_byte_buf() deserialize_option()
         deserialize_unit() deserialize_unit_struct(name: &'static str) deserialize_newtype_struct(name: &'static str) deserialize_seq()
         deserialize_tuple(len: usize) deserialize_tuple_struct(name: &'static str, len: usize) deserialize_map()
@@ -38,7 +43,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_struct(name, fields, Guard { visitor, object: true })
+        self.0.deserialize_struct(name, fields, Guard { visitor, wanted: Wanted::Object })
     }
 
     fn is_human_readable(&self) -> bool {
@@ -49,12 +54,27 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
 /// Whoever is given the values: sees those inside through [`Strict`] too.
 struct Guard<V> {
     visitor: V,
-    object: bool,
+    wanted: Wanted,
 }
+
+/// What the value must be, where that says more than serde does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Any,
+    Object,
+    Whole,
+}
+
+/// Up to here every whole number has a floating-point one of its own.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 impl<V> Guard<V> {
     fn any(visitor: V) -> Self {
-        Self { visitor, object: false }
+        Self { visitor, wanted: Wanted::Any }
+    }
+
+    fn whole(visitor: V) -> Self {
+        Self { visitor, wanted: Wanted::Whole }
     }
 }
 
@@ -84,9 +104,15 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Guard<V> {
 
     visit! {
         visit_bool(bool) visit_i8(i8) visit_i16(i16) visit_i32(i32) visit_i64(i64) visit_i128(i128)
-        visit_u8(u8) visit_u16(u16) visit_u32(u32) visit_u64(u64) visit_u128(u128) visit_f32(f32) visit_f64(f64)
+        visit_u8(u8) visit_u16(u16) visit_u32(u32) visit_u64(u64) visit_u128(u128) visit_f32(f32)
         visit_char(char) visit_str(&str) visit_borrowed_str(&'de str) visit_string(String)
         visit_bytes(&[u8]) visit_borrowed_bytes(&'de [u8]) visit_byte_buf(Vec<u8>)
+    }
+
+    /// `60.0` is a whole number (RFC 8259, JSON Schema), and some languages write it so.
+    fn visit_f64<E: Error>(self, value: f64) -> Result<V::Value, E> {
+        let is_whole = self.wanted == Wanted::Whole && value.fract() == 0.0 && value.abs() <= EXACT;
+        if is_whole { self.visitor.visit_i64(value as i64) } else { self.visitor.visit_f64(value) }
     }
 
     fn visit_none<E: Error>(self) -> Result<V::Value, E> {
@@ -106,7 +132,11 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Guard<V> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<V::Value, A::Error> {
-        if self.object { Err(A::Error::invalid_type(Unexpected::Seq, &Object)) } else { self.visitor.visit_seq(Inside(list)) }
+        if self.wanted == Wanted::Object {
+            Err(A::Error::invalid_type(Unexpected::Seq, &Object))
+        } else {
+            self.visitor.visit_seq(Inside(list))
+        }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
@@ -185,7 +215,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Inside<A> {
     }
 
     fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, A::Error> {
-        self.0.struct_variant(fields, Guard { visitor, object: true })
+        self.0.struct_variant(fields, Guard { visitor, wanted: Wanted::Object })
     }
 }
 

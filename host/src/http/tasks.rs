@@ -2,16 +2,18 @@
 
 use axum::extract::{Path, State};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::answer::{Answer, once};
+use super::answer::{Answer, acted, once};
 use super::auth::Caller;
 use super::error::ApiError;
 use super::input::{Input, Params};
 use super::list::{self, Paging};
 use super::views::List;
 use crate::app::App;
-use crate::model::{Scope, Task, TaskError, TaskId, TaskKind, TaskStatus, Timestamp};
+use crate::model::{AuditAction, Scope, Task, TaskError, TaskId, TaskKind, TaskStatus, Timestamp};
+use crate::policy::audit::changes;
+use crate::store::Act;
 
 /// Work on many rows.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -102,7 +104,11 @@ pub async fn cancel(State(app): State<App>, caller: Caller, Path(id): Path<Strin
     caller.require(Scope::LeadsWrite)?;
     let task = find(&app, &caller, &id).await?;
     once(&app, &caller, &input, async {
-        if !app.store.cancel_task(task.id, app.now()).await? {
+        let running = json!({"status": task.status});
+        let changes = changes(&running, &json!({"status": TaskStatus::Cancelled}));
+        let line = caller.line(&app, AuditAction::TaskCancel, task.project, task.id, changes);
+        let act = Act::CancelTask { id: task.id, now: app.now() };
+        if acted(app.store.act(act, &line, None).await?)?.is_none() {
             return Err(ApiError::conflict("not_cancellable", "only a running task is cancelled; this one has ended"));
         }
         Answer::ok(&TaskView::from(find(&app, &caller, &id).await?))

@@ -14,7 +14,7 @@ use super::input::Params;
 use super::leads::{InProject, find_lead};
 use crate::app::App;
 use crate::model::{
-    Attempt, AttemptOutcome, Batch, BatchStatus, CredentialId, Delivery, DeliveryKind, DeliveryStatus, Lead, Scope, Timestamp,
+    Attempt, AttemptOutcome, Batch, BatchStatus, CredentialId, Delivery, DeliveryKind, DeliveryStatus, Lead, Repeats, Scope, Timestamp,
 };
 
 /// Newest batches that are told of.
@@ -28,6 +28,8 @@ const EVENTS: usize = 1_000;
 pub enum EventKind {
     /// The lead was stored.
     LeadAccepted,
+    /// The same lead came again, the last time.
+    LeadRepeated,
     /// It was queued for credentials: at first, or sent again.
     BatchQueued,
     /// A plugin was called for a delivery.
@@ -38,6 +40,8 @@ pub enum EventKind {
     BatchEnded,
     /// Beside them: a callback, a notification, or a fallback for one that was not made in time.
     FollowUpQueued,
+    /// Calls that were made for a delivery since then, of which nothing is kept any more but how it ended.
+    AttemptsPruned,
     /// The next attempt of a delivery that waits is due then.
     AttemptDue,
 }
@@ -118,6 +122,9 @@ pub async fn show(
             tell(&mut events, delivery, &attempts, &name);
         }
     }
+    if let Some(repeats) = app.store.repeats(&[lead.id]).await?.get(&lead.id) {
+        events.push(came_again(*repeats));
+    }
     // A stable order: what happened in the same millisecond stays as it was told, batch by batch.
     events.sort_by_key(|event| event.at);
     if events.len() > EVENTS {
@@ -185,6 +192,11 @@ fn accepted(lead: &Lead) -> Event {
     event(lead.created_at, EventKind::LeadAccepted, text)
 }
 
+fn came_again(repeats: Repeats) -> Event {
+    let times = if repeats.count == 1 { "once".to_owned() } else { format!("{} times, for the last time now", repeats.count) };
+    event(repeats.last_at, EventKind::LeadRepeated, format!("The same lead came again, {times}"))
+}
+
 fn queued(batch: &Batch, deliveries: &[&Delivery], names: &Names, again: bool) -> Event {
     let targets: Vec<String> = deliveries.iter().map(|delivery| name(names, delivery)).collect();
     let text = match (targets.is_empty(), again) {
@@ -213,6 +225,10 @@ fn follow_up(delivery: &Delivery, name: &str) -> Event {
 /// The attempts of a delivery, how it ended or when it is tried next.
 fn tell(events: &mut Vec<Event>, delivery: &Delivery, attempts: &[Attempt], name: &str) {
     let about = |at, kind, text| of_delivery(delivery, at, kind, text);
+    if delivery.attempts_pruned > 0 {
+        let calls = if delivery.attempts_pruned == 1 { "call 1".to_owned() } else { format!("calls 1 to {}", delivery.attempts_pruned) };
+        events.push(about(delivery.created_at, EventKind::AttemptsPruned, format!("{name}: {calls}, removed for their age")));
+    }
     for attempt in attempts {
         // Told when its end was known.
         let at = attempt.started_at.plus(Duration::from_millis(u64::from(attempt.duration_ms)));
@@ -254,6 +270,9 @@ fn attempt_text(attempt: &Attempt, name: &str) -> String {
 fn end_text(delivery: &Delivery, name: &str) -> String {
     let refs: Vec<String> = delivery.refs.iter().map(|one| format!("{} {}", one.name, one.value)).collect();
     let mut text = match delivery.status {
+        DeliveryStatus::Delivered if delivery.overdue_at.is_some() => {
+            format!("{name}: delivered late, after a fallback had stood in for it")
+        }
         DeliveryStatus::Delivered => format!("{name}: delivered"),
         DeliveryStatus::Skipped => format!("{name}: skipped"),
         DeliveryStatus::InDoubt => format!("{name}: in doubt, it may have been sent; a person decides"),

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::model::{
     Attempt, AttemptOutcome, Batch, BatchStatus, Delivery, DeliveryKind, DeliveryStatus, Exchange, LeadRecord, LeadStatus, Origin, Phone,
-    RemoteRef, Timestamp,
+    RemoteRef, Repeats, Timestamp,
 };
 use crate::policy::intake::Amount;
 
@@ -79,12 +79,24 @@ impl From<LeadRecord> for LeadView {
     }
 }
 
+/// A lead in a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct LeadRow {
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub lead: LeadView,
+    /// How often the same lead came again; null: never.
+    pub repeats: Option<Repeats>,
+}
+
 /// A lead with its batches, newest first.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct LeadDetail {
     #[serde(flatten)]
     #[allow(missing_docs)]
     pub lead: LeadView,
+    /// How often the same lead came again; null: never.
+    pub repeats: Option<Repeats>,
     #[allow(missing_docs)]
     pub batches: Vec<BatchDetail>,
 }
@@ -156,7 +168,7 @@ pub struct BatchDetail {
     pub batch: BatchView,
     #[allow(missing_docs)]
     pub deliveries: Vec<DeliveryView>,
-    /// Who is told of its end: queued when it ends.
+    /// Who is told of its end: queued when it ends. Also who is told that the same lead came again.
     pub callbacks: Vec<DeliveryView>,
     /// Where the lead went because a delivery was not made in time; each has its `reason`.
     pub fallbacks: Vec<DeliveryView>,
@@ -236,6 +248,8 @@ pub struct DeliveryView {
     /// When a fallback stood in for it.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub overdue_at: Option<Timestamp>,
+    /// Attempts up to this number were removed for their age; 0: none was.
+    pub attempts_pruned: u32,
     /// It was delivered after a fallback had stood in for it.
     pub late: bool,
     #[schema(value_type = String, format = DateTime)]
@@ -269,6 +283,7 @@ impl From<Delivery> for DeliveryView {
             reason: delivery.reason,
             deadline_at: delivery.deadline_at,
             overdue_at: delivery.overdue_at,
+            attempts_pruned: delivery.attempts_pruned,
             late: delivery.overdue_at.is_some() && delivery.status == DeliveryStatus::Delivered,
             created_at: delivery.created_at,
             finished_at: delivery.finished_at,

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::{Queue, Standing};
+use super::queue::{Allowance, Queue, Standing};
 use super::ready::{self, Parked, Prepared, Ready};
 use super::worker::{self, CallEnded, Learned};
 use super::{LaneState, Message, Shared, lock};
+use crate::fault::{self, Point};
+use crate::metrics::OfChannel;
 use crate::model::{BatchId, CredentialId, CredentialState, DeliveryStatus, LeadId, Notice, NoticeKind, ProjectId, StateReason, Timestamp};
 use crate::policy::breaker::{Pause, Signal};
 use crate::policy::outcome::Refusal;
@@ -124,10 +126,7 @@ impl Dispatcher<'_> {
         let now = self.now();
         for message in messages {
             match message {
-                Message::Due(id, due_at) => {
-                    self.queue.lane(id).remember(due_at);
-                    self.queue.place(id, now);
-                }
+                Message::Due(lane, due_at) => self.due(lane, due_at, now),
                 Message::Changed(id) => self.changed(id, now),
                 Message::Mended(id) => {
                     self.keep_pause(id, None).await;
@@ -141,10 +140,18 @@ impl Dispatcher<'_> {
         }
     }
 
+    /// Something is due in a lane of either kind.
+    fn due(&mut self, lane: CredentialId, due_at: Timestamp, now: Timestamp) {
+        let id = lane.of_lane();
+        self.queue.lane(id).remember(lane.is_bulk_lane(), due_at);
+        self.queue.place(id, now);
+    }
+
     fn changed(&mut self, id: CredentialId, now: Timestamp) {
         let lane = self.queue.lane(id);
         lane.standing = Standing::Unread;
-        lane.remember(now);
+        lane.remember(false, now);
+        lane.remember(true, now);
         self.queue.place(id, now);
         lock(&self.shared.states).remove(&id);
     }
@@ -161,7 +168,10 @@ impl Dispatcher<'_> {
         let lane = self.queue.lane(id);
         lane.calls = lane.calls.saturating_sub(1);
         for due_at in ended.again {
-            lane.remember(due_at);
+            lane.remember(false, due_at);
+            if ended.bulk {
+                lane.remember(true, due_at);
+            }
         }
         self.learn(ended.learned, now).await;
     }
@@ -176,6 +186,7 @@ impl Dispatcher<'_> {
             let after = lane.breaker.paused(now);
             let is_open = |pause: Option<(Timestamp, Pause)>| matches!(pause, Some((_, Pause::BreakerOpen)));
             if is_open(after) && !is_open(before) {
+                self.shared.deps.metrics.breaker_opens.get_or_create(&of_channel(&learned.ready)).inc();
                 happened.push((NoticeKind::BreakerOpen, "too many failures in a row".to_owned()));
             }
             let pause = after.filter(|pause| Some(*pause) != before && pause.0.since(now) >= KEPT_PAUSE);
@@ -191,6 +202,9 @@ impl Dispatcher<'_> {
         {
             happened.push((NoticeKind::CredentialInvalid, format!("{}: {}", why.code, why.message)));
             self.invalidate(id, why, now).await;
+        }
+        if learned.fault.is_some() {
+            self.shared.deps.metrics.plugin_faults.get_or_create(&of_channel(&learned.ready)).inc();
         }
         happened.extend(learned.fault.map(|why| (NoticeKind::PluginFault, format!("{}: {}", why.code, why.message))));
         if let Some(about) = learned.about {
@@ -263,11 +277,11 @@ impl Dispatcher<'_> {
     async fn sweep(&mut self) {
         let now = self.now();
         self.queue.forget_idle(now);
+        self.shared.deps.metrics.lanes(self.queue.states(now));
         match self.shared.deps.store.lanes().await {
             Ok(lanes) => {
                 for found in lanes {
-                    self.queue.lane(found.lane).remember(found.due_at);
-                    self.queue.place(found.lane, now);
+                    self.due(found.lane, found.due_at, now);
                 }
                 self.next_sweep = now.plus(self.shared.deps.config.sweep);
                 self.read_timers(now).await;
@@ -331,20 +345,28 @@ impl Dispatcher<'_> {
         for id in ids {
             self.read(*id, now).await?;
             self.show(*id, now);
-            let wanted = self.queue.allowance(*id, now);
+            let Allowance { calls: wanted, spare } = self.queue.allowance(*id, now);
             let lane = self.queue.lane(*id);
             let Standing::Ready(ready) = &lane.standing else { continue };
             let ready = ready.clone();
             let of_project = self.of_project.entry(ready.credential.project).or_default();
             let pool = self.shared.deps.config.max_calls.max(1);
-            let share = share::allowed(Running { pool, all: running, project: *of_project, lane: lane.calls });
-            let calls = wanted.min(share);
-            if wanted > 0 && share == 0 {
+            let shares = Running { pool, all: running, project: *of_project, lane: lane.calls };
+            let due = lane.ready(wanted.min(share::allowed(shares)), spare, now);
+            let split = share::split(due, shares);
+            let calls = split.live + split.bulk;
+            // Not for want of its own tokens: then its place in the queue is when they are there.
+            if calls == 0 && wanted > 0 && (due.live || spare > 0) {
                 self.held.push(*id);
             }
             if calls > 0 {
                 longest = longest.max(ready.plugin.manifest.limits.timeout_ms);
-                quotas.push(LaneQuota { lane: *id, limit: calls.saturating_mul(ready.batch()).min(JOBS_PER_LANE) });
+                lane.shared(split, now);
+                for (lane, calls) in [(*id, split.live), (id.bulk_lane(), split.bulk)] {
+                    if calls > 0 {
+                        quotas.push(LaneQuota { lane, limit: calls.saturating_mul(ready.batch()).min(JOBS_PER_LANE) });
+                    }
+                }
                 // Taken before the lease, because another lane of this round may live on the same tokens.
                 self.queue.spend(&ready, calls, now);
                 allowed.insert(*id, (ready, calls));
@@ -363,12 +385,15 @@ impl Dispatcher<'_> {
             by_lane.entry(job.lane).or_default().push(job.clone());
         }
         for quota in quotas {
-            let jobs = by_lane.remove(&quota.lane).unwrap_or_default();
-            if leased.is_ok() && (jobs.len() as u64) < u64::from(quota.limit) {
-                self.queue.lane(quota.lane).emptied(now);
+            let found = by_lane.get(&quota.lane).map_or(0, Vec::len) as u64;
+            if leased.is_ok() && found < u64::from(quota.limit) {
+                self.queue.lane(quota.lane.of_lane()).emptied(quota.lane.is_bulk_lane(), now);
             }
-            let Some((ready, calls)) = allowed.remove(&quota.lane) else { continue };
-            let start = if called_off.contains(&quota.lane) { 0 } else { calls };
+        }
+        for (id, (ready, calls)) in allowed {
+            let mut jobs = by_lane.remove(&id).unwrap_or_default();
+            jobs.extend(by_lane.remove(&id.bulk_lane()).unwrap_or_default());
+            let start = if called_off.contains(&id) { 0 } else { calls };
             self.queue.give_back(&ready, calls - start);
             self.start(&ready, jobs, (calls, start), now).await;
         }
@@ -420,8 +445,9 @@ impl Dispatcher<'_> {
     /// Jobs that were being sent when their credential was deleted, and whose node was lost: nobody can send them.
     async fn cancel_leftovers(&self, id: CredentialId, now: Timestamp) -> Result<(), StoreError> {
         let until = now.plus(self.shared.deps.config.lease_margin);
+        let both = [id, id.bulk_lane()].map(|lane| LaneQuota { lane, limit: JOBS_PER_LANE });
         loop {
-            let leased = self.shared.deps.store.lease(&[LaneQuota { lane: id, limit: JOBS_PER_LANE }], now, until).await?;
+            let leased = self.shared.deps.store.lease(&both, now, until).await?;
             if leased.is_empty() {
                 return Ok(());
             }
@@ -440,12 +466,13 @@ impl Dispatcher<'_> {
     async fn start(&mut self, ready: &Arc<Ready>, jobs: Vec<Leased>, (planned, allowed): (u32, u32), now: Timestamp) {
         let id = ready.credential.id;
         let mut calls = into_calls(jobs, ready);
-        let left: Vec<JobRef> = calls.split_off((allowed as usize).min(calls.len())).into_iter().flatten().map(|job| job.job).collect();
+        let left: Vec<Leased> = calls.split_off((allowed as usize).min(calls.len())).into_iter().flatten().collect();
         if !left.is_empty() {
+            left.iter().for_each(|job| self.queue.lane(id).remember(job.lane.is_bulk_lane(), now));
+            let left: Vec<JobRef> = left.iter().map(|job| job.job).collect();
             if let Err(error) = self.shared.deps.store.release(&left, now).await {
                 tracing::error!(%error, count = left.len(), "leases could not be given back; the deliveries are sent when these end");
             }
-            self.queue.lane(id).remember(now);
         }
         let count = u32::try_from(calls.len()).unwrap_or(u32::MAX);
         if let Some(of_project) = self.of_project.get_mut(&ready.credential.project) {
@@ -454,7 +481,9 @@ impl Dispatcher<'_> {
         self.queue.give_back(ready, allowed.saturating_sub(count));
         self.queue.lane(id).calls += count;
         for jobs in calls {
+            fault::pass(Point::LaneLeased);
             let (shared, ready) = (self.shared.clone(), ready.clone());
+            shared.deps.metrics.calls.inc();
             self.calls.spawn(async move {
                 let guard = EndGuard { shared: shared.clone(), ended: Some(CallEnded::broken(&ready)) };
                 let ended = worker::run(shared, ready, jobs).await;
@@ -462,6 +491,10 @@ impl Dispatcher<'_> {
             });
         }
     }
+}
+
+fn of_channel(ready: &Ready) -> OfChannel {
+    OfChannel { channel: ready.credential.channel.clone() }
 }
 
 /// Reports a call's end also when its worker panics, so that its lane never waits for a call that is gone.
@@ -478,6 +511,7 @@ impl EndGuard {
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
+        self.shared.deps.metrics.calls.dec();
         if let Some(ended) = self.ended.take() {
             self.shared.send([Message::Ended(ended)]);
         }
@@ -486,7 +520,7 @@ impl Drop for EndGuard {
 
 impl CallEnded {
     fn broken(ready: &Arc<Ready>) -> Self {
-        Self { learned: Learned::of(ready, Some(Signal::Bad)), again: Vec::new() }
+        Self { learned: Learned::of(ready, Some(Signal::Bad)), again: Vec::new(), bulk: false }
     }
 }
 

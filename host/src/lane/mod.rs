@@ -21,7 +21,9 @@ pub(crate) use ready::check_settings;
 
 use crate::clock::Clock;
 use crate::egress::Egress;
+use crate::fault::{self, Point};
 use crate::mail::Mailer;
+use crate::metrics::SendingMetrics;
 use crate::model::{BatchId, BatchStatus, CredentialId, CredentialState, StateReason, Timestamp};
 use crate::plugin::call;
 use crate::plugin::registry::Registry;
@@ -44,6 +46,8 @@ pub struct Deps {
     pub vault: Arc<Vault>,
     #[allow(missing_docs)]
     pub clock: Arc<dyn Clock>,
+    #[allow(missing_docs)]
+    pub metrics: SendingMetrics,
     #[allow(missing_docs)]
     pub config: LaneConfig,
 }
@@ -264,6 +268,7 @@ impl Shared {
         if let Some(status) = changed.ended {
             self.announce(changed.batch, status);
         }
+        fault::pass(Point::LaneAnnounced);
         if changed.queued.is_empty() && changed.erased.is_empty() && !changed.timer {
             return;
         }
@@ -275,6 +280,7 @@ impl Shared {
 
     /// Tells whoever waits that batches ended.
     fn announce(&self, batch: BatchId, status: BatchStatus) {
+        self.deps.metrics.batch(status);
         if let Some(waiters) = lock(&self.waiting).get(&batch) {
             waiters.ended.send_replace(Some(status));
         }

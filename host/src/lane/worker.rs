@@ -7,7 +7,10 @@ use tokio::sync::mpsc;
 use super::effects::{DeliverEffects, Kv, Settled};
 use super::ready::Ready;
 use super::{Message, Shared, convert};
-use crate::model::{AttemptId, AttemptOutcome, BatchId, CredentialId, DeliveryKind, DeliveryStatus, Exchange, LeadId, Purpose, Timestamp};
+use crate::fault::{self, Point};
+use crate::model::{
+    AttemptId, AttemptOutcome, BatchId, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Exchange, LeadId, Purpose, Timestamp,
+};
 use crate::plugin::call::{self, CallReport};
 use crate::policy::breaker::Signal;
 use crate::policy::outcome::{CallEnd, Outcome, Refusal, Stop, Verdict};
@@ -44,6 +47,8 @@ pub(super) struct CallEnded {
     pub(super) learned: Learned,
     /// Jobs of the lane that are queued again.
     pub(super) again: Vec<Timestamp>,
+    /// Some of them may be of its bulk lane.
+    pub(super) bulk: bool,
 }
 
 /// A job that is part of a call.
@@ -56,9 +61,11 @@ struct Work {
 
 /// Makes one call and writes what became of each job. Always returns, whatever the plugin does.
 pub(super) async fn run(shared: Arc<Shared>, ready: Arc<Ready>, jobs: Vec<Leased>) -> CallEnded {
-    let mut ended = CallEnded { learned: Learned::of(&ready, None), again: Vec::new() };
+    let bulk = jobs.iter().any(|job| job.lane.is_bulk_lane());
+    let mut ended = CallEnded { learned: Learned::of(&ready, None), again: Vec::new(), bulk };
     ended.learned.about = jobs.iter().find(|job| job.kind != DeliveryKind::Notification).map(|job| (job.batch, job.lead.id));
-    let call = Call { shared: &shared, ready: &ready };
+    let leads = jobs.iter().filter(|job| job.kind == DeliveryKind::Lead).map(|job| job.job.delivery).collect();
+    let call = Call { shared: &shared, ready: &ready, leads };
     let (mut work, mut items) = (Vec::new(), Vec::new());
     for leased in jobs {
         match call.begin(leased) {
@@ -109,6 +116,8 @@ enum Begun {
 struct Call<'a> {
     shared: &'a Arc<Shared>,
     ready: &'a Arc<Ready>,
+    /// Those of its deliveries that are leads.
+    leads: Vec<DeliveryId>,
 }
 
 impl Call<'_> {
@@ -212,7 +221,7 @@ impl Call<'_> {
             delivery.id = %delivery,
             lead.id = %leased.lead.id,
             batch.id = %leased.batch,
-            credential.id = %leased.lane,
+            credential.id = %leased.lane.of_lane(),
             plugin = attempt.plugin,
             outcome,
             code = attempt.code,
@@ -310,6 +319,25 @@ impl Call<'_> {
         (lane == LaneStop::Invalid && self.ready.credential.purpose != Purpose::Standing).then_some(why)
     }
 
+    /// Counts what was written.
+    fn count(&self, finish: &Finish) {
+        let (metrics, channel) = (&self.shared.deps.metrics, self.ready.credential.channel.as_str());
+        finish.attempts.iter().for_each(|attempt| metrics.attempt(channel, attempt.outcome, attempt.duration_ms));
+        match &finish.next {
+            Next::Again { .. } => metrics.again(channel),
+            Next::End { status, .. } => {
+                metrics.ended(channel, *status);
+                let delivery = finish.job.delivery;
+                if *status == DeliveryStatus::Delivered && self.leads.contains(&delivery) {
+                    // An id begins with the time it was made.
+                    let (seconds, nanos) = delivery.uuid().get_timestamp().map_or((0, 0), |at| at.to_unix());
+                    let millis = i64::try_from(seconds).unwrap_or_default().saturating_mul(1_000) + i64::from(nanos / 1_000_000);
+                    metrics.arrived(channel, Timestamp::from_millis(millis), finish.now);
+                }
+            }
+        }
+    }
+
     /// Writes, and tells who waits. A database that is away is tried again until the leases must be over anyway; then
     /// they are found lost, and the next attempt says that it may have been sent.
     async fn finish(&self, finishes: Vec<Finish>, ended: &mut CallEnded) {
@@ -326,11 +354,16 @@ impl Call<'_> {
         let clock = &self.shared.deps.clock;
         let until = clock.now().plus(self.shared.deps.config.lease_margin);
         let mut pause = std::time::Duration::from_millis(100);
+        fault::pass(Point::LaneAnswered);
         loop {
             match self.shared.deps.store.finish(finishes.clone()).await {
                 Ok(changes) => {
-                    for changed in changes.into_iter().flatten() {
-                        self.shared.followed(&changed);
+                    fault::pass(Point::LaneFinished);
+                    for (finish, changed) in finishes.iter().zip(changes) {
+                        if let Some(changed) = changed {
+                            self.count(finish);
+                            self.shared.followed(&changed);
+                        }
                     }
                     break;
                 }

@@ -67,7 +67,7 @@ pub struct StateReason {
 }
 
 /// A credential's own retry rules; they stand over the channel's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, try_from = "RetryFields")]
 pub enum RetryOverride {
     /// A pause before each further attempt, such as `["5s", "1m", "10m"]`: as many retries as entries.
@@ -85,6 +85,30 @@ pub enum RetryOverride {
         max_ms: u64,
     },
 }
+
+// Derived, it would not say that either has no other fields.
+impl utoipa::PartialSchema for RetryOverride {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Type};
+        let object = || ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        let number = |min: u32| ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(min));
+        let pauses = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(Type::String));
+        let schedule = object()
+            .property("schedule", pauses.description(Some("A pause before each further attempt, such as `[\"5s\", \"1m\", \"10m\"]`")))
+            .required("schedule");
+        let exponential = object()
+            .description(Some("`min(base_ms · 2^n, max_ms)` and up to 10 % more"))
+            .property("tries", number(1).maximum(Some(100)).description(Some("Attempts in all, 1 to 100")))
+            .property("base_ms", number(0).description(Some("Milliseconds")))
+            .property("max_ms", number(0).description(Some("Milliseconds")))
+            .required("tries")
+            .required("base_ms")
+            .required("max_ms");
+        OneOfBuilder::new().item(schedule).item(exponential).description(Some("An own retry rule; it stands over the channel's.")).into()
+    }
+}
+
+impl utoipa::ToSchema for RetryOverride {}
 
 /// As written. Without it, the reader could not say which field is wrong.
 #[derive(Deserialize)]

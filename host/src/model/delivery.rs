@@ -53,7 +53,7 @@ pub enum DeliveryKind {
     /// A lead, as asked for; the only kind that a batch counts.
     #[default]
     Lead,
-    /// Tells a receiver of the client's that the batch has ended.
+    /// Tells a receiver that the batch has ended, or that the same lead came again.
     Callback,
     /// Tells people of the project what happened.
     Notification,
@@ -118,6 +118,8 @@ pub struct Delivery {
     pub deadline_at: Option<Timestamp>,
     /// When a fallback stood in for it.
     pub overdue_at: Option<Timestamp>,
+    /// The number of the last attempt that was removed for its age; 0: none was.
+    pub attempts_pruned: u32,
     #[allow(missing_docs)]
     pub created_at: Timestamp,
     #[allow(missing_docs)]

@@ -124,8 +124,30 @@ id!(
     /// One attempt of a delivery.
     AttemptId, "att");
 id!(
-    /// A credential; its lane has the same id.
+    /// A credential; its lane has the same id. Work on many rows waits in a second one ([`CredentialId::bulk_lane`]).
     CredentialId, "crd");
+
+/// The bit of a UUIDv7 that makes a bulk lane of it: the highest of its version, which no made id has.
+const BULK: u128 = 1 << 79;
+
+impl CredentialId {
+    /// The id of the lane where work on many rows waits behind live leads.
+    #[must_use]
+    pub const fn bulk_lane(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128() | BULK))
+    }
+
+    /// Whether this is the id of a bulk lane.
+    pub const fn is_bulk_lane(self) -> bool {
+        self.0.as_u128() & BULK != 0
+    }
+
+    /// The credential that a lane, of either kind, belongs to.
+    #[must_use]
+    pub const fn of_lane(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128() & !BULK))
+    }
+}
 id!(
     /// A project.
     ProjectId, "prj");
@@ -136,12 +158,26 @@ id!(
     /// A task: work on many rows.
     TaskId, "tsk");
 id!(
+    /// A line of the audit log.
+    AuditId, "aud");
+id!(
+    /// An erasure of a person.
+    ErasureId, "ers");
+id!(
     /// A request's correlation id. In `X-Request-Id` it is written as a plain UUID.
     RequestId, "req");
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_credential_and_its_bulk_lane_are_told_apart() {
+        let id = CredentialId::new(Timestamp::from_millis(1_767_225_600_000));
+        let bulk = id.bulk_lane();
+        assert!(bulk != id && bulk.is_bulk_lane() && !id.is_bulk_lane());
+        assert_eq!((bulk.of_lane(), id.of_lane(), bulk.bulk_lane()), (id, id, bulk));
+    }
 
     #[test]
     fn matches_the_vectors_of_the_typeid_specification() {

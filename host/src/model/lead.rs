@@ -31,24 +31,34 @@ pub struct Money {
 #[serde(default, deny_unknown_fields)]
 pub struct Origin {
     /// Address of the page with the form.
+    #[schema(max_length = 2_048)]
     pub page: Option<String>,
     /// Address of the page before it.
+    #[schema(max_length = 2_048)]
     pub referrer: Option<String>,
     /// The form's name.
+    #[schema(max_length = 2_048)]
     pub form: Option<String>,
     /// The visitor's IP address.
+    #[schema(max_length = 2_048)]
     pub ip: Option<String>,
     /// The visitor's browser.
+    #[schema(max_length = 2_048)]
     pub user_agent: Option<String>,
     #[allow(missing_docs)]
+    #[schema(max_length = 2_048)]
     pub utm_source: Option<String>,
     #[allow(missing_docs)]
+    #[schema(max_length = 2_048)]
     pub utm_medium: Option<String>,
     #[allow(missing_docs)]
+    #[schema(max_length = 2_048)]
     pub utm_campaign: Option<String>,
     #[allow(missing_docs)]
+    #[schema(max_length = 2_048)]
     pub utm_term: Option<String>,
     #[allow(missing_docs)]
+    #[schema(max_length = 2_048)]
     pub utm_content: Option<String>,
     /// Advertising and analytics ids: `yclid`, `gclid`, `ym_uid` and others, up to 50.
     pub ids: BTreeMap<String, String>,

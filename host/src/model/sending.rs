@@ -36,6 +36,14 @@ impl SendingSettings {
         let all = [NoticeKind::Completed, NoticeKind::Partial, NoticeKind::Failed, NoticeKind::Cancelled, NoticeKind::Unrouted];
         all.into_iter().filter(|kind| self.notifications.iter().any(|rule| rule.on.contains(kind))).collect()
     }
+
+    /// The names of the rules that watch this credential or send through it.
+    pub fn rules_with(&self, credential: CredentialId) -> Vec<&str> {
+        let to = |rule: &FallbackRule| rule.to.iter().any(|target| target.credential == credential);
+        let fallbacks = self.fallbacks.iter().filter(|rule| rule.credential == Some(credential) || to(rule)).map(|rule| rule.name.as_str());
+        let notifications = self.notifications.iter().filter(|rule| rule.credential == credential).map(|rule| rule.name.as_str());
+        fallbacks.chain(notifications).collect()
+    }
 }
 
 /// What people may want to hear of.

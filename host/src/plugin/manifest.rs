@@ -61,6 +61,9 @@ pub struct Manifest {
     /// The credential's mail account.
     #[serde(default)]
     pub mail: Option<MailSection>,
+    /// Events that it takes beside leads, callbacks and notifications: [`EVENTS`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub events: BTreeSet<String>,
     /// Answers that a preview gives in place of the remote side, which sees nothing of it.
     #[serde(default, rename = "recording", skip_serializing_if = "Vec::is_empty")]
     pub recordings: Vec<Recording>,
@@ -74,6 +77,9 @@ pub struct Manifest {
     #[serde(default)]
     pub sync: Vec<serde_json::Value>,
 }
+
+/// Events that a plugin may declare to take.
+pub const EVENTS: [&str; 1] = [crate::policy::dedup::DUPLICATE_EVENT];
 
 /// What the remote side would answer to a request that changes something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -72,6 +72,9 @@ impl Check<'_> {
         if m.title.is_empty() {
             self.fail("title: give at least one language, such as title.en");
         }
+        for event in m.events.iter().filter(|event| !super::manifest::EVENTS.contains(&event.as_str())) {
+            self.fail(format!("events = [\"{event}\"]: there is no such event; known are {}", super::manifest::EVENTS.join(", ")));
+        }
         if !m.provides.contains(&Provides::Outbound) {
             self.fail("provides: every channel has \"outbound\"");
         }
@@ -144,7 +147,7 @@ impl Check<'_> {
                 self.fail(format!("secret `{}`: one secret cannot be both injected and used to sign", secret.name));
             }
             if let Some(pattern) = &secret.pattern
-                && let Err(error) = regex::Regex::new(pattern)
+                && let Err(error) = crate::secrets::secret_pattern(pattern)
             {
                 self.fail(format!("secret `{}`: pattern: {error}", secret.name));
             }
@@ -298,6 +301,8 @@ mod tests {
             (change("/secret/0/use", json!([])), "say under `use`"),
             (change("/secret/0/use", json!(["inject", "sign"])), "both injected and used to sign"),
             (change("/secret/0/use", json!(["inject", "reveal"])), "secrets-reveal"),
+            (change("/secret/0", json!({"name": "token", "use": ["inject"], "pattern": "("})), "secret `token`: pattern"),
+            (change("/secret/0", json!({"name": "token", "use": ["inject"], "pattern": "[a-z.~]{20,60000}"})), "secret `token`: pattern"),
             (change("/egress/0/methods", json!([])), "name the methods"),
             (change("/auth/0/header", json!({"authorization": "{secret.key}"})), "add \"inject\""),
             (change("/auth/0/header", json!({"authorization": "{secret.nosuch}"})), "no [[secret]] named"),

@@ -61,6 +61,8 @@ pub struct Candidates<'a> {
     pub credentials: &'a [Arc<Credential>],
     /// Given with this send: each stands in for all others of its channel.
     pub inline: &'a [Arc<Credential>],
+    /// Channels for which one was given that cannot be used: the lead was not meant for the others of them.
+    pub barred: &'a [String],
     /// What becomes of the project's where the entity has one of the same channel.
     pub rule: EntityCredentials,
 }
@@ -96,9 +98,9 @@ impl<'a> Candidates<'a> {
     /// The enabled credentials of the entity and of the project, and those given with the send. The entity's stand in for the
     /// project's of the same channel, where the project does not want both.
     fn auto(self, channel: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Credential>> {
-        let Self { entity, credentials, inline, rule } = self;
+        let Self { entity, credentials, inline, barred, rule } = self;
         let of_channel = move |credential: &Credential| channel.is_none_or(|channel| credential.channel == channel);
-        let wanted = move |credential: &Credential| credential.enabled && of_channel(credential);
+        let wanted = move |credential: &Credential| credential.enabled && of_channel(credential) && !barred.contains(&credential.channel);
         let of_entity = move |credential: &Credential| entity.is_some() && credential.entity.as_deref() == entity;
         let replaced = move |credential: &Credential| {
             rule == EntityCredentials::Instead
@@ -231,7 +233,7 @@ mod tests {
     }
 
     fn among<'a>(entity: Option<&'a str>, credentials: &'a [Arc<Credential>]) -> Candidates<'a> {
-        Candidates { entity, credentials, inline: &[], rule: EntityCredentials::Instead }
+        Candidates { entity, credentials, inline: &[], barred: &[], rule: EntityCredentials::Instead }
     }
 
     #[test]

@@ -36,24 +36,32 @@ pub struct LeadContent {
     /// `prj_…` or `ext:` and your own id of it; may be left out when the key belongs to one.
     pub project: Option<String>,
     /// The unit of the project (landing page, shop) by your own id, with or without `ext:`.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub entity: Option<String>,
     /// Your own id of the lead: a second lead with it is a duplicate.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub external_id: Option<String>,
     /// Up to 1,000 characters.
+    #[schema(max_length = 1_000)]
     pub title: Option<String>,
     /// 1 to 255 characters.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub name: Option<String>,
     /// Up to 255 characters.
+    #[schema(max_length = 255)]
     pub company: Option<String>,
     /// One number beside `phones`.
     pub phone: Option<String>,
     /// One address beside `emails`.
     pub email: Option<String>,
     /// In any spelling, up to 255 characters each; kept raw with a warning when they cannot be understood.
+    #[schema(max_items = 50)]
     pub phones: Option<Vec<String>>,
     /// One mailbox each.
+    #[schema(max_items = 50)]
     pub emails: Option<Vec<String>>,
     /// Up to 65,536 characters.
+    #[schema(max_length = 65_536)]
     pub comment: Option<String>,
     /// What the lead is worth.
     pub value: Option<Amount>,
@@ -69,8 +77,10 @@ pub struct LeadContent {
 #[serde(deny_unknown_fields)]
 pub struct Amount {
     /// Decimal text, such as `1500.00`.
+    #[schema(min_length = 1, max_length = 19, pattern = "^[0-9]+([.][0-9]{1,9})?$")]
     pub amount: String,
     /// ISO 4217 code, such as `RUB`.
+    #[schema(pattern = "^[A-Za-z]{3}$")]
     pub currency: String,
 }
 

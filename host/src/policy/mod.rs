@@ -1,9 +1,12 @@
 //! Pure decisions. No I/O, no clock, no randomness: all of that comes in as a parameter.
 
+pub mod audit;
 pub mod batch_status;
 pub mod breaker;
 pub mod callbacks;
+pub mod cleanup;
 pub mod dedup;
+pub mod erasure;
 pub mod fanout;
 pub mod intake;
 pub mod normalise;
@@ -37,7 +40,8 @@ impl FieldError {
 /// Something the client should know about a request that was accepted all the same.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Warning {
-    /// Machine-readable: `no_credentials`, `channel_not_installed`, `credential_disabled`, `phone_not_understood`.
+    /// Machine-readable: `no_credentials`, `channel_not_installed`, `credential_disabled`, `phone_not_understood`,
+    /// `note_not_supported`.
     #[schema(value_type = String)]
     pub code: &'static str,
     /// The channel it is about.

@@ -26,8 +26,31 @@ pub fn warm_up() {
 /// A number as sent and, where it can be understood, in E.164. Numbers without a country code are read in `region`.
 pub fn phone(raw: &str, region: Option<country::Id>) -> Phone {
     let trimmed = raw.trim();
-    let e164 = if trimmed.chars().count() > MAX_PHONE_CHARS { None } else { any_number(trimmed, region) };
+    if trimmed.chars().count() > MAX_PHONE_CHARS {
+        return Phone { raw: raw.to_owned(), e164: None };
+    }
+    let e164 = any_number(without_extension(trimmed).unwrap_or(trimmed), region);
     Phone { raw: raw.to_owned(), e164 }
+}
+
+/// What people write between a number and its extension.
+const EXTENSION: [&str; 11] = ["", "доб", "добавочный", "доп", "вн", "внутр", "внутренний", "ext", "extension", "x", "х"];
+
+/// The number before its extension, such as `доб. 12`, `ext 5` or `#7`.
+pub fn without_extension(text: &str) -> Option<&str> {
+    let mut before = 0;
+    let begins = |c: char| c.is_alphabetic() || "#,;".contains(c);
+    let (at, _) = text.char_indices().find(|(_, c)| {
+        before += usize::from(c.is_ascii_digit());
+        before >= 7 && begins(*c)
+    })?;
+    let (number, rest) = text.split_at_checked(at)?;
+    let word: String = rest.chars().filter(|c| c.is_alphabetic()).flat_map(char::to_lowercase).collect();
+    let digits = rest.chars().filter(char::is_ascii_digit).count();
+    // The word comes before the digits, and nothing after them.
+    let in_order = rest.trim_end_matches([')', '.', ' ']).ends_with(|c: char| c.is_ascii_digit());
+    let is_extension = EXTENSION.contains(&word.as_str()) && (1..=6).contains(&digits) && in_order;
+    is_extension.then(|| number.trim_end_matches(|c: char| !c.is_ascii_digit()))
 }
 
 fn any_number(text: &str, region: Option<country::Id>) -> Option<String> {
@@ -127,6 +150,13 @@ mod tests {
             ("12", "RU", None),
             ("+7 916", "RU", None),
             ("позвоните мне", "RU", None),
+            ("+7 495 123-45-67 доб. 12", "RU", Some("+74951234567")),
+            ("8 (495) 123-45-67 (доб.1234)", "RU", Some("+74951234567")),
+            ("8 495 1234567 #5", "RU", Some("+74951234567")),
+            ("8 495 1234567, внутр. 5", "RU", Some("+74951234567")),
+            ("+44 20 7946 0958 ext. 7", "GB", Some("+442079460958")),
+            ("8 916 123-45-67, 8 495 123-45-67", "RU", None),
+            ("8 916 123-45-67 Иван", "RU", None),
             ("", "RU", None),
             ("+999999999999999999999", "RU", None),
         ] {

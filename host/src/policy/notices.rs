@@ -35,6 +35,13 @@ impl Digest {
         }
     }
 
+    /// Forgets the single events about these leads; they stay counted. Whether there were any.
+    pub fn forget(&mut self, leads: &std::collections::HashSet<String>) -> bool {
+        let before = self.events.len();
+        self.events.retain(|event| !event.get("lead_id").and_then(Value::as_str).is_some_and(|id| leads.contains(id)));
+        self.events.len() < before
+    }
+
     /// How many there are.
     pub fn total(&self) -> u64 {
         self.counts.values().sum()

@@ -46,8 +46,13 @@ impl Bucket {
 
     /// When the next whole token will be there.
     pub fn next_at(&mut self, now: Timestamp) -> Timestamp {
+        self.at_least(1, now)
+    }
+
+    /// When so many tokens will be there, at most as many as the bucket holds.
+    pub fn at_least(&mut self, tokens: u32, now: Timestamp) -> Timestamp {
         self.refill(now);
-        let missing = (1.0 - self.tokens - 1e-6).max(0.0);
+        let missing = (f64::from(tokens).min(self.burst) - self.tokens - 1e-6).max(0.0);
         now.plus(Duration::from_millis((missing / self.per_ms).ceil() as u64))
     }
 

@@ -1,6 +1,7 @@
 //! By what leads are found: contacts in one spelling, and words. The same for a lead that is stored and for a question
 //! about it, and for every store: the database only compares what is made here.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use phonenumber::country;
@@ -15,15 +16,17 @@ const MAX_WORDS: usize = 128;
 const MAX_TEXT: usize = 16_384;
 /// Longest word, in characters; the rest of a longer one does not count.
 const MAX_WORD: usize = 32;
-/// Most contacts that are kept of one lead.
-const MAX_CONTACTS: usize = 32;
+/// Most contacts that are kept of one lead: all that it can have, so that whoever is to be erased is found.
+const MAX_CONTACTS: usize = 100;
+/// Most numbers that are no telephone numbers, such as an order's, that are kept of one lead.
+const MAX_NUMBERS: usize = 8;
 /// Most words of a question.
 const MAX_ASKED: usize = 12;
 
 /// What a lead is found by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// See [`phone_keys`] and [`email_key`].
+    /// See [`phone_keys`], [`email_key`] and [`number_key`].
     pub contacts: Vec<String>,
     /// The project's own word first, then the lead's.
     pub words: Vec<String>,
@@ -31,25 +34,59 @@ pub struct Found {
 
 /// What `lead` is found by.
 pub fn of(lead: &Lead) -> Found {
-    let mut contacts: Vec<String> = Vec::new();
-    for phone in &lead.phones {
-        contacts.extend(phone.e164.as_deref().or(Some(&phone.raw)).and_then(digits_key));
+    Found { contacts: contacts(lead), words: words(lead) }
+}
+
+/// The contacts that `lead` is found by.
+pub fn contacts(lead: &Lead) -> Vec<String> {
+    let phones = lead.phones.iter().map(|phone| phone.e164.as_deref().unwrap_or(&phone.raw));
+    let mut contacts = contact_keys(phones, lead.emails.iter().map(String::as_str));
+    contacts.extend(numbers(lead));
+    contacts
+}
+
+fn numbers(lead: &Lead) -> Vec<String> {
+    let fields: Vec<Cow<'_, str>> = lead.fields.values().filter_map(text).collect();
+    let whole = lead.external_id.as_deref().into_iter().chain(fields.iter().map(AsRef::as_ref));
+    let mut numbers: Vec<String> = whole.chain(texts(lead, &fields).flat_map(parts)).filter_map(number_key).collect();
+    numbers.sort();
+    numbers.dedup();
+    numbers.truncate(MAX_NUMBERS);
+    numbers
+}
+
+/// The words that `lead` is found by, the project's own first.
+pub fn words(lead: &Lead) -> Vec<String> {
+    let fields: Vec<Cow<'_, str>> = lead.fields.values().filter_map(text).collect();
+    let mut words = vec![project_word(lead.project)];
+    for text in texts(lead, &fields) {
+        add_words(&mut words, text, MAX_WORDS);
     }
-    contacts.extend(lead.emails.iter().map(|email| email_key(email)));
+    words
+}
+
+/// All texts of a lead; `fields` are those of its own.
+fn texts<'a>(lead: &'a Lead, fields: &'a [Cow<'_, str>]) -> impl Iterator<Item = &'a str> {
+    let texts = [&lead.name, &lead.company, &lead.title, &lead.external_id, &lead.entity];
+    let texts = texts.into_iter().flatten().chain(&lead.emails).map(String::as_str);
+    texts.chain(fields.iter().map(AsRef::as_ref)).chain(lead.comment.as_deref())
+}
+
+/// The keys of these numbers (as stored) and addresses.
+pub fn contact_keys<'a>(phones: impl Iterator<Item = &'a str>, emails: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut contacts: Vec<String> = phones.filter_map(digits_key).chain(emails.map(email_key)).collect();
     contacts.sort();
     contacts.dedup();
     contacts.truncate(MAX_CONTACTS);
-    let mut words = vec![project_word(lead.project)];
-    let texts = [&lead.name, &lead.company, &lead.title, &lead.external_id, &lead.entity];
-    let texts = texts.into_iter().flatten().chain(&lead.emails).chain(lead.fields.values().filter_map(text)).chain(&lead.comment);
-    for text in texts {
-        add_words(&mut words, text, MAX_WORDS);
-    }
-    Found { contacts, words }
+    contacts
 }
 
-fn text(value: &serde_json::Value) -> Option<&String> {
-    if let serde_json::Value::String(text) = value { Some(text) } else { None }
+fn text(value: &serde_json::Value) -> Option<Cow<'_, str>> {
+    match value {
+        serde_json::Value::String(text) => Some(Cow::Borrowed(text)),
+        serde_json::Value::Number(number) => Some(Cow::Owned(number.to_string())),
+        _ => None,
+    }
 }
 
 /// The word that every lead of a project has, so that a search within it steps over the others.
@@ -65,8 +102,7 @@ pub fn asked_words(text: &str) -> Vec<String> {
 }
 
 fn add_words(words: &mut Vec<String>, text: &str, most: usize) {
-    let end = text.char_indices().nth(MAX_TEXT).map_or(text.len(), |(at, _)| at);
-    for part in text[..end].split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()) {
+    for part in parts(text) {
         if words.len() >= most {
             return;
         }
@@ -77,20 +113,46 @@ fn add_words(words: &mut Vec<String>, text: &str, most: usize) {
     }
 }
 
-static RUSSIAN: LazyLock<Stemmer> = LazyLock::new(|| Stemmer::create(Algorithm::Russian));
-
-/// One spelling for a word: small letters, `ё` as `е`, and for Russian ones without the ending, so that `заявка` is found
-/// by `заявки`. Other words must be the same.
-fn word(part: &str) -> String {
-    let small: String = part.chars().flat_map(char::to_lowercase).map(|c| if c == 'ё' { 'е' } else { c }).take(MAX_WORD).collect();
-    if small.chars().all(|c| matches!(c, 'а'..='я')) { RUSSIAN.stem(&small).into_owned() } else { small }
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let end = text.char_indices().nth(MAX_TEXT).map_or(text.len(), |(at, _)| at);
+    text[..end].split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty())
 }
 
-/// The key of an e-mail address: all small letters.
+static RUSSIAN: LazyLock<Stemmer> = LazyLock::new(|| Stemmer::create(Algorithm::Russian));
+
+/// One spelling for a word: small letters, `ё` as `е`, and for Russian ones without the endings, so that `заявка` is found
+/// by `заявки`, and `Иванов` by `Иванова`. Other words must be the same.
+fn word(part: &str) -> String {
+    let small: String = part.chars().flat_map(char::to_lowercase).map(|c| if c == 'ё' { 'е' } else { c }).take(MAX_WORD).collect();
+    if !small.chars().all(|c| matches!(c, 'а'..='я')) {
+        return small;
+    }
+    // One ending may hide another: `иванова` loses its `а`, and `иванов` its `ов`.
+    let mut stem = small;
+    loop {
+        let shorter = RUSSIAN.stem(&stem).into_owned();
+        if shorter.len() >= stem.len() {
+            return stem;
+        }
+        stem = shorter;
+    }
+}
+
+/// The key of an e-mail address: all small letters, the domain as people write it and not as `xn--…`.
 pub fn email_key(email: &str) -> String {
-    let mut key = String::from("e");
-    key.extend(email.trim().chars().flat_map(char::to_lowercase));
-    key
+    let small: String = email.trim().chars().flat_map(char::to_lowercase).collect();
+    match small.rsplit_once('@') {
+        Some((local, domain)) => {
+            let (readable, valid) = idna::domain_to_unicode(domain);
+            format!("e{local}@{}", if valid.is_ok() { &readable } else { domain })
+        }
+        None => format!("e{small}"),
+    }
+}
+
+/// The key of a number that looks like a telephone number and may be another one, such as an order's.
+pub fn number_key(text: &str) -> Option<String> {
+    is_number(text).then(|| format!("n{}", digits(text)))
 }
 
 /// The keys that a number in any spelling may be stored under: as understood in `region`, and its digits as they are.
@@ -102,14 +164,25 @@ pub fn phone_keys(raw: &str, region: Option<country::Id>) -> Vec<String> {
 }
 
 fn digits_key(number: &str) -> Option<String> {
-    let digits: String = number.chars().filter_map(|c| c.to_digit(10)).filter_map(|digit| char::from_digit(digit, 10)).take(32).collect();
+    let digits = digits(number);
     (!digits.is_empty()).then(|| format!("p{digits}"))
 }
 
-/// Whether a question looks like a telephone number: seven digits at least, and nothing else but what stands between them.
+fn digits(text: &str) -> String {
+    text.chars().filter(char::is_ascii_digit).take(32).collect()
+}
+
+/// Whether a question looks like a telephone number: seven digits at least, and nothing else but what stands between them,
+/// perhaps an extension.
 pub fn is_phone(text: &str) -> bool {
+    is_number(text) || normalise::without_extension(text).is_some_and(is_number)
+}
+
+fn is_number(text: &str) -> bool {
     let digits = text.chars().filter(char::is_ascii_digit).count();
-    (7..=20).contains(&digits) && text.chars().all(|c| c.is_ascii_digit() || c.is_whitespace() || "+-().".contains(c))
+    // Texts for people have dashes of many lengths between the digits.
+    let between = |c: char| c.is_whitespace() || "+-()./".contains(c) || matches!(c, '\u{2010}'..='\u{2015}' | '\u{2212}');
+    (7..=20).contains(&digits) && text.chars().all(|c| c.is_ascii_digit() || between(c))
 }
 
 #[cfg(test)]
@@ -139,6 +212,27 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_look_like_telephone_numbers_are_found_as_what_they_are() {
+        let found = of(&lead(serde_json::json!({
+            "external_id": "2026-000123", "title": "Заказ 77001234", "fields": {"order": 55443322, "car": "ВАЗ 2107"}})));
+        for asked in ["2026-000123", "77001234", "55443322"] {
+            assert!(is_phone(asked) && found.contacts.contains(&number_key(asked).unwrap()), "{asked} in {found:?}");
+        }
+        assert!(found.words.contains(&"55443322".to_owned()), "numbers of own fields are words as well");
+        let many: String = (0..1_000).map(|n| format!("{} ", 7_000_000 + n)).collect();
+        let found = of(&lead(serde_json::json!({"comment": many, "phones": [{"raw": "x", "e164": "+79161234567"}]})));
+        assert_eq!(found.contacts.len(), 1 + MAX_NUMBERS);
+    }
+
+    #[test]
+    fn surnames_are_found_in_every_case() {
+        let found = of(&lead(serde_json::json!({"name": "Анна Сидорова, Пётр Иванов"})));
+        for asked in ["сидоров", "Сидоровой", "сидорову", "иванова", "Ивановым"] {
+            assert!(found.words.contains(&asked_words(asked)[0]), "{asked} in {:?}", found.words);
+        }
+    }
+
+    #[test]
     fn words_are_bounded() {
         let many: Vec<String> = (0..100_000).map(|n| format!("word{n}")).collect();
         let found = of(&lead(serde_json::json!({"comment": many.join(" "), "name": "x".repeat(5_000)})));
@@ -158,6 +252,10 @@ mod tests {
         }
         assert_eq!(phone_keys("12-34", region), ["p1234"]);
         assert_eq!(email_key(" IVAN@Example.com "), "eivan@example.com");
-        assert!(is_phone("+7 (916) 123-45-67") && !is_phone("12-34") && !is_phone("Lada 2107 2019"));
+        assert_eq!(email_key("почта@xn--e1afmkfd.XN--P1AI"), email_key("Почта@Пример.рф"));
+        for phone in ["+7 (916) 123-45-67", "8 916 123\u{2013}45\u{2011}67", "8 (495) 123-45-67 доб. 12"] {
+            assert!(is_phone(phone), "{phone}");
+        }
+        assert!(!is_phone("12-34") && !is_phone("Lada 2107 2019"));
     }
 }

@@ -1,4 +1,5 @@
-//! Who may use the calls that one process makes at once, so that slow destinations hold up nobody but themselves.
+//! Who may use the calls that one process makes at once, so that slow destinations hold up nobody but themselves, and
+//! work on many rows holds up no live lead.
 
 /// What is running now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,56 @@ pub fn allowed(running: Running) -> u32 {
     let further = common.saturating_sub(all);
     let first = u32::from(lane == 0);
     further.max(first).min(pool.saturating_sub(all)).min(common.saturating_sub(project))
+}
+
+/// Of so many calls for live leads that start while bulk work waits, the next one is for bulk work: so it never starves.
+pub const BULK_TURN: u32 = 8;
+
+/// What bulk work leaves of `limit` calls (or tokens) for a live lead that may come at any moment: a quarter, if there is more
+/// than one.
+pub fn kept(limit: u32) -> u32 {
+    if limit <= 1 { 0 } else { (limit / 4).max(1) }
+}
+
+/// What a lane may start now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// Calls.
+    pub calls: u32,
+    /// Those of them that do not touch what is [`kept`].
+    pub spare: u32,
+    /// Live leads are due.
+    pub live: bool,
+    /// Bulk work is due.
+    pub bulk: bool,
+    /// Calls for live leads that started while bulk work waited, since it last had its turn.
+    pub since_bulk: u32,
+}
+
+/// Who gets them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Split {
+    #[allow(missing_docs)]
+    pub live: u32,
+    #[allow(missing_docs)]
+    pub bulk: u32,
+}
+
+/// Shares the calls of a lane between its live leads, which go first, and its bulk work. Bulk work also leaves half of the
+/// process's calls to others, unless nothing else of the lane runs.
+pub fn split(ready: Ready, running: Running) -> Split {
+    let Ready { calls, spare, live, bulk, since_bulk } = ready;
+    match (live, bulk) {
+        (_, false) => Split { live: calls, bulk: 0 },
+        (true, true) => {
+            let turn = u32::from(since_bulk >= BULK_TURN).min(calls);
+            Split { live: calls - turn, bulk: turn }
+        }
+        (false, true) => {
+            let half = (running.pool / 2).saturating_sub(running.all).max(u32::from(running.lane == 0));
+            Split { live: 0, bulk: spare.min(calls).min(half) }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -50,6 +101,32 @@ mod tests {
         }
         assert_eq!(project, 192);
         assert_eq!(allowed(Running { pool: 256, all: project, project: 0, lane: 0 }), 1);
+    }
+
+    #[test]
+    fn live_leads_go_first_and_bulk_work_has_its_turn() {
+        let idle = Running { pool: 256, all: 0, project: 0, lane: 0 };
+        let ready = Ready { calls: 16, spare: 12, live: true, bulk: true, since_bulk: 0 };
+        assert_eq!(split(ready, idle), Split { live: 16, bulk: 0 });
+        assert_eq!(split(Ready { since_bulk: BULK_TURN, ..ready }, idle), Split { live: 15, bulk: 1 });
+        assert_eq!(split(Ready { since_bulk: BULK_TURN, calls: 1, ..ready }, idle), Split { live: 0, bulk: 1 });
+        assert_eq!(split(Ready { since_bulk: BULK_TURN, calls: 0, ..ready }, idle), Split::default());
+        assert_eq!(split(Ready { live: false, ..ready }, idle), Split { live: 0, bulk: 12 });
+        assert_eq!(split(Ready { bulk: false, ..ready }, idle), Split { live: 16, bulk: 0 });
+    }
+
+    #[test]
+    fn bulk_work_leaves_half_of_the_process_to_others_but_never_stops() {
+        let ready = Ready { calls: 16, spare: 12, live: false, bulk: true, since_bulk: 0 };
+        assert_eq!(split(ready, Running { pool: 256, all: 120, project: 0, lane: 3 }).bulk, 8);
+        assert_eq!(split(ready, Running { pool: 256, all: 128, project: 0, lane: 3 }).bulk, 0);
+        assert_eq!(split(ready, Running { pool: 256, all: 200, project: 0, lane: 0 }).bulk, 1);
+    }
+
+    #[test]
+    fn something_is_kept_wherever_there_is_more_than_one() {
+        let kept: Vec<_> = [0, 1, 2, 3, 4, 8, 16, 30].map(kept).into();
+        assert_eq!(kept, [0, 0, 1, 1, 1, 2, 4, 7]);
     }
 
     #[test]

@@ -30,6 +30,11 @@ pub fn decode_secret(field: &SecretField, text: &str) -> Result<Zeroizing<Vec<u8
     Ok(bytes)
 }
 
+/// A field's pattern as texts are held against it. What is refused here would refuse every text.
+pub fn secret_pattern(pattern: &str) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build()
+}
+
 /// Whether an admin's text can be this secret. The error is a predicate for the admin ("is too short") and never holds the text.
 pub fn check_secret(field: &SecretField, text: &str) -> Result<(), String> {
     if text.is_empty() {
@@ -47,8 +52,7 @@ pub fn check_secret(field: &SecretField, text: &str) -> Result<(), String> {
     }
     decode_secret(field, text)?;
     if let Some(pattern) = &field.pattern {
-        let whole = regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build();
-        match whole {
+        match secret_pattern(pattern) {
             Ok(whole) if whole.is_match(text) => {}
             Ok(_) => return Err("does not have the expected form".to_owned()),
             Err(_) => return Err("cannot be checked: the plugin's pattern for it is not a regular expression".to_owned()),

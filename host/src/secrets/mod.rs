@@ -11,7 +11,7 @@ mod vault;
 
 use std::collections::BTreeMap;
 
-pub use field::{check_secret, decode_secret};
+pub use field::{check_secret, decode_secret, secret_pattern};
 pub use mask::Masker;
 pub use personal::mask_personal;
 pub use sign::{MacAlg, matches, sign};

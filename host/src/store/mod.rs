@@ -6,6 +6,9 @@
 //! The queue lives here too (`jobs`): a lease is a due time in the future, and `fence`, which grows with every lease,
 //! keeps a late answer from overwriting a newer one.
 
+mod audit;
+mod event_log;
+mod keep;
 mod list;
 pub mod postgres;
 pub mod sqlite;
@@ -16,16 +19,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
+pub use self::audit::{Act, Acted, AuditQuery};
+pub use self::event_log::{EventLog, EventPack, EventPage, Missed, Unpack};
+pub use self::keep::{EraseStep, Erased, Prune, PrunedAttempts, PrunedLeads};
 pub use self::list::{Cursor, Found, ListQuery};
 pub use self::task::{KEPT_ERRORS, Slice, SliceWork, Sliced};
 pub use crate::policy::breaker::Pause;
 pub use crate::policy::retry::Next;
 
 use crate::model::{
-    ApiKey, Attempt, AttemptId, AttemptOutcome, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Credential, CredentialId,
-    CredentialState, Delivery, DeliveryId, DeliveryKind, Event, Exchange, FallbackRule, KeyId, Lead, LeadId, LeadRecord, LeadStatus,
-    Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AttemptId, AttemptOutcome, AuditLine, Batch, BatchId, BatchOptions, BatchStatus, CallbackSecrets, Cleanup, Credential,
+    CredentialId, CredentialState, Delivery, DeliveryId, DeliveryKind, Erasure, ErasureId, Event, EventPosition, Exchange, FallbackRule,
+    KeyId, Lead, LeadId, LeadRecord, LeadStatus, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId, Timestamp,
 };
 
 /// Why the store could not do what was asked. "Not found" is `Ok(None)`.
@@ -118,6 +125,19 @@ pub struct IntakeExtras {
     pub deadline_at: Option<Timestamp>,
     /// What is done about deliveries that are not delivered in time.
     pub watches: Vec<Watch>,
+    /// The lead is in the store already and is sent again. Should it be gone, nothing is written: it must not come back.
+    pub again: bool,
+    /// Who is told, should the lead be there already.
+    pub note: Option<DuplicateNote>,
+}
+
+/// Who is told of a lead that came again, and what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DuplicateNote {
+    /// Credentials and their channels.
+    pub to: Vec<(CredentialId, String)>,
+    /// What is told: [`crate::policy::dedup::note`]. The first lead's ids and how often it came are added.
+    pub data: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A fallback rule over one delivery.
@@ -183,11 +203,14 @@ pub struct NewDelivery {
 pub enum Accepted {
     /// Stored and queued.
     New,
-    /// The same lead is there already; nothing was written.
+    /// The same lead is there already; that it came again was noted, and whoever the intake says is told: with events that are
+    /// callbacks of the first lead's newest batch, the first [`crate::policy::dedup::MAX_NOTES`] times.
     Duplicate {
         /// The first one.
         of: LeadId,
     },
+    /// It was to be sent again, and was removed meanwhile; nothing was written.
+    Gone,
 }
 
 /// How much of one lane may be leased.
@@ -392,6 +415,26 @@ pub struct KvWrite {
     pub now: Timestamp,
 }
 
+/// How much waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Queues {
+    /// One for each channel with jobs.
+    pub channels: Vec<ChannelQueue>,
+    /// When the oldest lead that waits or is being sent was accepted, among the thousand oldest jobs.
+    pub oldest_lead: Option<Timestamp>,
+}
+
+/// What waits for one channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelQueue {
+    /// Empty: of credentials that are gone.
+    pub channel: String,
+    /// Jobs, those being sent included.
+    pub waiting: u64,
+    /// The earliest due time.
+    pub due_at: Timestamp,
+}
+
 /// How many expired rows a prune removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -420,11 +463,15 @@ pub trait Store: Send + Sync + 'static {
     async fn accept(&self, intake: Intake) -> Result<Written<Accepted>, StoreError>;
 
     /// Leases due jobs of the named lanes until `until`: earliest due first within a lane, at most each lane's limit.
+    /// A credential has two: what a slice of a task retries or sends is queued in its [bulk lane](CredentialId::bulk_lane),
+    /// all else in the one of its own id. What is tried again stays in its lane.
     async fn lease(&self, lanes: &[LaneQuota], now: Timestamp, until: Timestamp) -> Result<Vec<Leased>, StoreError>;
 
     /// Writes attempts and next states; several calls share a transaction. For each entry, in order: what changed, or
     /// `None` when the lease was lost to another (nothing was written for it). When a delivery ends as failed in a batch
-    /// with `allow_failures = false`, its siblings that are queued and have no lease end as cancelled in the same transaction.
+    /// with `allow_failures = false`, its siblings that are queued and have no lease end as cancelled in the same transaction,
+    /// and those under a lease get no further attempt ([`Store::cancel_batch`]). What would be queued again after its deadline
+    /// ends as failed with the code `deadline`.
     /// Whatever write ends a batch (this one, a cancel, a timer, an intake without deliveries) also queues its callbacks, the
     /// first time it ends and never again, and erases the credentials that were given for it.
     async fn finish(&self, finished: Vec<Finish>) -> Result<Vec<Option<Changed>>, StoreError>;
@@ -438,17 +485,23 @@ pub trait Store: Send + Sync + 'static {
     /// Moves the end of the leases that still stand.
     async fn extend_lease(&self, jobs: &[JobRef], until: Timestamp) -> Result<(), StoreError>;
 
-    /// Every lane that has jobs, with its earliest due time.
+    /// Every lane that has jobs, bulk lanes too, with its earliest due time.
     async fn lanes(&self) -> Result<Vec<LaneDue>, StoreError>;
 
-    /// Queues a failed, in-doubt or cancelled delivery again: due at `now`, attempts from 0, its batch pending again.
+    /// How much waits, by channel. Costs as much as the backlog is long.
+    async fn queues(&self) -> Result<Queues, StoreError>;
+
+    /// Queues a failed, in-doubt or cancelled delivery again: due at `now`, attempts from 0, no deadline, its batch pending
+    /// again. It is leased as `maybe_sent` unless the remote side is known not to have it: when it was refused, or never tried.
     /// `None`: no such delivery, or not in such a state.
     async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError>;
 
     /// Ends a queued delivery as cancelled. `None`: no such delivery, or it is being sent or has ended.
     async fn cancel_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError>;
 
-    /// Cancels every lead's delivery of the batch that is queued and not being sent. The count of those cancelled.
+    /// Cancels what is to bring the lead somewhere (its deliveries and their fallbacks), is queued and not being sent. What is
+    /// being sent gets no further attempt: it ends as it ends, or as cancelled where it would be queued again or, by a timer,
+    /// where its lease is lost. The count of those cancelled at once.
     async fn cancel_batch(&self, id: BatchId, now: Timestamp) -> Result<Option<(u32, Changed)>, StoreError>;
 
     // ---- what happens by time alone
@@ -457,11 +510,12 @@ pub trait Store: Send + Sync + 'static {
     async fn next_timer(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Does what is due: deliveries that were not sent by their deadline end as failed with the code `deadline`, and those
-    /// not delivered in time get their fallbacks, each rule once, and notification rules tell what they have heard of. At most `limit` timers; whether there may be more.
+    /// not delivered in time get their fallbacks (each rule once, and never to the credential and settings of the delivery
+    /// itself), and notification rules tell what they have heard of. At most `limit` timers; whether there may be more.
     async fn fire_timers(&self, now: Timestamp, limit: u32) -> Result<(Vec<Changed>, bool), StoreError>;
 
     /// Notes something for the project's notification rules that want to hear of it; a timer tells it. A batch's end notes
-    /// itself. `false`: no rule wants it.
+    /// itself. `false`: no rule wants it, or its batch is gone.
     async fn note(&self, notice: &Notice) -> Result<bool, StoreError>;
 
     // ---- reading what became of leads
@@ -472,7 +526,7 @@ pub trait Store: Send + Sync + 'static {
     async fn lead_by_external_id(&self, project: ProjectId, external_id: &str) -> Result<Option<LeadRecord>, StoreError>;
     #[allow(missing_docs)]
     async fn leads(&self, query: &ListQuery) -> Result<Found<LeadRecord>, StoreError>;
-    /// The same leads in the same order, up to 5,000.
+    /// The same leads in the same order, up to 1,000.
     async fn lead_ids(&self, query: &ListQuery) -> Result<Found<LeadId>, StoreError>;
     #[allow(missing_docs)]
     async fn batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError>;
@@ -486,13 +540,47 @@ pub trait Store: Send + Sync + 'static {
     async fn batches(&self, query: &ListQuery) -> Result<Found<Batch>, StoreError>;
     #[allow(missing_docs)]
     async fn deliveries(&self, query: &ListQuery) -> Result<Found<Delivery>, StoreError>;
-    /// The same deliveries in the same order, up to 5,000.
+    /// The same deliveries in the same order, up to 1,000.
     async fn delivery_ids(&self, query: &ListQuery) -> Result<Found<DeliveryId>, StoreError>;
     /// How fast the newest `limit` deliveries of a project, made from `after` on and before `before`, were made; and the oldest
     /// that is not, among the `limit` oldest that wait.
     async fn speed(&self, project: ProjectId, after: Timestamp, before: Timestamp, limit: u32) -> Result<Speed, StoreError>;
     /// By number.
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError>;
+
+    /// How often these leads came again; those that did not are absent. At most 200.
+    async fn repeats(&self, leads: &[LeadId]) -> Result<BTreeMap<LeadId, Repeats>, StoreError>;
+
+    // ---- how long things are kept
+
+    /// Removes leads of a project that were last sent before a time and of which nothing is queued or being sent, each whole:
+    /// its batches, deliveries and attempts, and whatever it is found by. Slice by slice, oldest first.
+    async fn prune_leads(&self, prune: Prune<LeadId>) -> Result<PrunedLeads, StoreError>;
+    /// Removes attempts that began before a time, of deliveries that have ended; these keep all else, and say up to which
+    /// number attempts were removed. Slice by slice, oldest delivery first.
+    async fn prune_attempts(&self, prune: Prune<DeliveryId>) -> Result<PrunedAttempts, StoreError>;
+    /// Removes tasks of a project (`None`: those of no single one) that were made before a time and have ended. How many: fewer than `limit` at the end.
+    async fn prune_tasks(&self, project: Option<ProjectId>, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+    /// The last clean-up that was noted.
+    async fn cleanup(&self, project: Option<ProjectId>) -> Result<Option<Cleanup>, StoreError>;
+    /// Notes a clean-up in place of the one before. A delivery at or before its `place` that is queued again takes that back.
+    async fn note_cleanup(&self, cleanup: &Cleanup) -> Result<(), StoreError>;
+
+    // ---- persons to be erased
+
+    #[allow(missing_docs)]
+    async fn create_erasure(&self, erasure: &Erasure) -> Result<(), StoreError>;
+    #[allow(missing_docs)]
+    async fn erasure(&self, id: ErasureId) -> Result<Option<Erasure>, StoreError>;
+    /// Newest first, `before` excluded; of one project, or all.
+    async fn erasures(&self, project: Option<ProjectId>, before: Option<ErasureId>, limit: u32) -> Result<Page<Erasure>, StoreError>;
+    /// Up to `limit` of those that are not done, oldest first.
+    async fn running_erasures(&self, limit: u32) -> Result<Vec<Erasure>, StoreError>;
+    /// Takes the next step of an erasure. `None`: there is none, or it is done. The leads of the person go as
+    /// [`Store::prune_leads`] removes them, but whatever is queued or being sent of them; then what else names the person in
+    /// the project goes; then whatever the database keeps of removed rows, as far as it can tell. May be taken again after a
+    /// crash, and by two at once.
+    async fn erase(&self, step: &EraseStep) -> Result<Option<Erased>, StoreError>;
 
     // ---- work on many rows
 
@@ -509,7 +597,8 @@ pub trait Store: Send + Sync + 'static {
     /// Does a slice and moves the task's cursor and counters with it, in one transaction. `None`: the task does not stand
     /// where the slice begins, or has ended; nothing was written.
     async fn do_slice(&self, slice: Slice) -> Result<Option<Sliced>, StoreError>;
-    /// Makes up to `limit` older leads searchable that are not yet. `false`: all are.
+    /// Makes up to `limit` leads, oldest first, searchable by their words: intake does not, since it costs too much there.
+    /// Leads that were erased meanwhile do not come back. `false`: all are that were there when it was asked.
     async fn index_leads(&self, limit: u32) -> Result<bool, StoreError>;
 
     // ---- projects, keys, credentials
@@ -535,7 +624,21 @@ pub trait Store: Send + Sync + 'static {
     async fn keys(&self, project: Option<ProjectId>, after: Option<KeyId>, limit: u32) -> Result<Page<ApiKey>, StoreError>;
     /// `false`: no such key, or revoked before.
     async fn revoke_key(&self, id: KeyId, now: Timestamp) -> Result<bool, StoreError>;
-    /// Notes the last use of several keys.
+    /// Does an administrative act and writes its line of the audit log, and the answer to keep, in one transaction; the
+    /// effect is that of the method that the act is named after. `None`: there was nothing to do, or nothing to do it to, and
+    /// nothing was written. The delete of a credential with a long queue may take several transactions: the line comes with
+    /// the last one.
+    async fn act(
+        &self,
+        act: Act,
+        line: &AuditLine,
+        keep: Option<(Idempotency, StoredAnswer)>,
+    ) -> Result<Option<Written<Acted>>, StoreError>;
+    /// Newest first; a page may be short, as with [`Found`].
+    async fn audit_lines(&self, query: &AuditQuery) -> Result<Found<AuditLine>, StoreError>;
+    /// Removes up to `limit` lines from before `before`, oldest first; how many.
+    async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+    /// Notes the last use of several keys; the latest stands.
     async fn touch_keys(&self, used: &BTreeMap<KeyId, Timestamp>) -> Result<(), StoreError>;
 
     #[allow(missing_docs)]
@@ -601,4 +704,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes expired dedup, idempotency and kv rows, at most `limit` of each.
     async fn prune(&self, now: Timestamp, limit: u32) -> Result<Pruned, StoreError>;
+
+    // ---- what changed, for those who follow live
+
+    /// Events behind `after`, about `limit` of them, in order. Every write that changes a lead, batch, delivery or (an
+    /// admin's) credential logs its events in its own transaction: what was committed is here, what was not never is.
+    ///
+    /// The order is that in which events become visible: once a position was returned, no later call finds an event before
+    /// it. A database whose transactions commit in another order than they began must hold back what is behind one that
+    /// still runs. Whether `after` can be followed at all, [`EventLog::missed`] says.
+    async fn events_after(&self, after: EventPosition, limit: u32) -> Result<EventPage, StoreError>;
+
+    /// How far the log of events goes.
+    async fn event_log(&self) -> Result<EventLog, StoreError>;
+
+    /// Changes whenever events may have been added; the number means nothing. It may change for nothing, and another node's
+    /// events may come without it.
+    fn events_written(&self) -> watch::Receiver<u64>;
+
+    /// Removes the log of up to `limit` of the oldest transactions, as far as all is older than `before`. The newest one
+    /// always stays, so that positions go on growing. How many were removed.
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

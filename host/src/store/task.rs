@@ -5,11 +5,12 @@ use crate::model::{CredentialId, DeliveryId, TaskError, TaskId, Timestamp};
 
 /// What one slice does to the rows it passes.
 pub enum SliceWork {
-    /// Queues these again, as [`super::Store::retry_delivery`] does. Those that are not failed, in doubt or cancelled stay.
+    /// Queues these again in the bulk lanes, else as [`super::Store::retry_delivery`] does. Those that are not failed, in doubt or cancelled stay, and
+    /// those that ended after the task was made: they were tried again meanwhile.
     Retry(Vec<DeliveryId>),
     /// Cancels those of these that are queued and not being sent.
     Cancel(Vec<DeliveryId>),
-    /// Sends these again.
+    /// Sends these again, by the bulk lanes. Leads that have got a batch since the task was made stay, and those that are gone stay gone.
     Send(Vec<Intake>),
 }
 
@@ -38,7 +39,7 @@ pub struct Sliced {
     pub changed: u32,
     /// One entry for each batch that changed.
     pub batches: Vec<Changed>,
-    /// Lanes that have something due now.
+    /// Lanes that have something due now: bulk lanes.
     pub due: Vec<CredentialId>,
 }
 

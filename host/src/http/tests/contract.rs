@@ -75,6 +75,42 @@ async fn the_document_describes_every_route_and_every_problem() {
     assert_eq!(host.get("/docs/").await.ok(200).headers["content-type"], "text/html");
 }
 
+#[tokio::test]
+async fn every_link_leads_to_an_operation_that_takes_the_id() {
+    let host = Host::new().await;
+    let document = host.get("/openapi.json").await.json;
+    let operations: Vec<_> = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values()).collect();
+    let mut targets = std::collections::BTreeSet::new();
+    for source in &operations {
+        for answer in source["responses"].as_object().unwrap().values() {
+            for link in answer["links"].as_object().into_iter().flat_map(|links| links.values()) {
+                let target = operations.iter().find(|target| target["operationId"] == link["operationId"]).unwrap();
+                let takes = |parameter: &Value| parameter["name"] == "id" && parameter["in"] == "path";
+                assert!(target["parameters"].as_array().unwrap().iter().any(takes), "{link}");
+                assert!(link["parameters"]["id"].as_str().unwrap().starts_with("$response.body#/"), "{link}");
+                targets.insert(link["operationId"].as_str().unwrap());
+            }
+        }
+    }
+    // Whatever has an id of the host's own can be come to.
+    for (path, item) in document["paths"].as_object().unwrap().iter().filter(|(path, _)| path.contains("/{id}")) {
+        for operation in item.as_object().unwrap().values() {
+            assert!(targets.contains(operation["operationId"].as_str().unwrap()), "no link leads to {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_whole_number_may_be_written_with_a_point() {
+    let host = Host::new().await;
+    host.shop().await;
+    let body = |delay| json!({"project": "ext:shop-1", "name": "Ann", "delay_sec": delay});
+    host.post("/api/leads", body(json!(60.0))).await.ok(202);
+    for wrong in [json!(60.5), json!(-1.0), json!(1e300), json!("60")] {
+        host.post("/api/leads", body(wrong)).await.at("/delay_sec");
+    }
+}
+
 fn references(value: &Value, names: &mut Vec<String>) {
     match value {
         Value::Object(map) => {

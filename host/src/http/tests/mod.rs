@@ -202,7 +202,7 @@ impl Host {
         env.push(("LEADWIRE_ADMIN_KEY", ADMIN));
         let config =
             Config::load(&flags, &|name| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())).unwrap();
-        let options = StoreOptions { max_backlog: config.max_backlog, readers: 1 };
+        let options = StoreOptions { max_backlog: config.max_backlog, readers: 1, ..StoreOptions::default() };
         let store = Arc::new(SqliteStore::open(&folder.path().join("leadwire.db"), options).await.unwrap());
         let clock = ManualClock::new(Timestamp::parse("2026-01-31T12:00:00Z").unwrap());
         crate::keys::ensure_admin(store.as_ref(), &config, &clock, &mut Vec::new()).await.unwrap();

@@ -3,6 +3,7 @@
 //! No two of a group may clash ([`Claims`]): a statement cannot write a row twice. What another group or node writes at the same
 //! time is met at the unique keys: who comes second waits there, and finds the first one's answer.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::error::Fail;
 use super::extras;
 use super::pool::Conn;
 use super::read::{plain, plain_option};
-use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus, Timestamp};
+use crate::model::{BatchCounts, BatchId, BatchOptions, Change, DeliveryKind, DeliveryStatus, Lead, LeadId, LeadStatus, Timestamp};
 use crate::policy::batch_status::batch_status;
 use crate::policy::search;
 use crate::store::sqlite::words::Word;
@@ -40,25 +41,45 @@ pub(super) struct Accepting {
     correlation: String,
     idempotency: Option<(Idempotency, AnswerOf)>,
     extras: extras::Prepared,
+    /// Its jobs wait in the bulk lanes.
+    bulk: bool,
 }
 
 impl Accepting {
+    /// A lead that a task sends again.
+    pub(super) fn in_bulk(intake: Intake) -> Result<Self, StoreError> {
+        Ok(Self { bulk: true, ..Self::new(intake)? })
+    }
+
     pub(super) fn new(intake: Intake) -> Result<Self, StoreError> {
         let Intake { lead, status, dedup, batch, options, deliveries, correlation, idempotency, extras } = intake;
         let payload = super::to_json(&lead)?;
         let extras = extras::Prepared::new(extras, &options, &deliveries)?;
         let options = options_json(&options)?;
-        let contacts = search::of(&lead).contacts.iter().map(|key| plain(key)).collect();
+        let contacts = search::contacts(&lead).iter().map(|key| plain(key)).collect();
         let settings = deliveries.iter().map(|one| one.settings.as_ref().map(super::to_json).transpose());
         let settings = settings.collect::<Result<_, _>>()?;
         let lead = Arc::new(lead);
-        Ok(Self { lead, payload, contacts, options, status, dedup, batch, deliveries, settings, correlation, idempotency, extras })
+        Ok(Self {
+            lead,
+            payload,
+            contacts,
+            options,
+            status,
+            dedup,
+            batch,
+            deliveries,
+            settings,
+            correlation,
+            idempotency,
+            extras,
+            bulk: false,
+        })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
     fn now(&self) -> Timestamp {
-        let (seconds, nanos) = self.batch.uuid().get_timestamp().map_or((0, 0), |at| at.to_unix());
-        Timestamp::from_millis(i64::try_from(seconds).unwrap_or(i64::MAX / 2_000) * 1_000 + i64::from(nanos / 1_000_000))
+        super::walk::time_of(self.batch.uuid())
     }
 
     fn jobs(&self) -> u64 {
@@ -120,15 +141,24 @@ pub(super) async fn run<'a>(
     let mut places: Vec<Place<'a>> =
         group.iter().map(|one| Place { one, now: one.now(), room: backlog.reserve(one.jobs()), answer: None }).collect();
     find_answers(tx, &mut places).await?;
+    find_gone(tx, &mut places).await?;
     claim(tx, &mut places).await?;
     for place in places.iter_mut().filter(|place| place.is_open() && place.room.is_none()) {
         place.answer = Some(Err(StoreError::Overloaded { backlog: backlog.now() }));
+    }
+    for place in &mut places {
+        if let Some(Ok(Written::New(Accepted::Duplicate { .. }))) = place.answer {
+            place.room = backlog.reserve(place.one.extras.notes());
+            if place.room.is_none() {
+                place.answer = Some(Err(StoreError::Overloaded { backlog: backlog.now() }));
+            }
+        }
     }
     let mut kept = Vec::new();
     for place in &mut places {
         let accepted = match &place.answer {
             None => Accepted::New,
-            Some(Ok(Written::New(accepted))) => *accepted,
+            Some(Ok(Written::New(accepted @ Accepted::Duplicate { .. }))) => *accepted,
             Some(_) => continue,
         };
         if let Some((key, answer_of)) = &place.one.idempotency {
@@ -139,6 +169,7 @@ pub(super) async fn run<'a>(
     }
     let new: Vec<&Place<'_>> = places.iter().filter(|place| place.is_open()).collect();
     write(tx, &new, &kept).await?;
+    note(tx, &places).await?;
     for place in &mut places {
         place.answer.get_or_insert(Ok(Written::New(Accepted::New)));
     }
@@ -170,6 +201,40 @@ async fn find_answers(tx: &mut Conn, places: &mut [Place<'_>]) -> Result<(), Fai
 }
 
 const FIND_ANSWERS: &str = "select scope, expires_at, body_hash, status, body from idempotency where scope = any($1)";
+
+/// Leads that are sent again and were removed meanwhile. Those that are there stay until the transaction ends.
+async fn find_gone(tx: &mut Conn, places: &mut [Place<'_>]) -> Result<(), Fail> {
+    let asked = |place: &&mut Place<'_>| place.is_open() && place.one.extras.again;
+    let ids: Vec<Uuid> = places.iter_mut().filter(asked).map(|place| place.one.lead.id.uuid()).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let there = extras::hold(tx, ids).await?;
+    for place in places.iter_mut().filter(asked).filter(|place| !there.contains(&place.one.lead.id)) {
+        place.answer = Some(Ok(Written::New(Accepted::Gone)));
+    }
+    Ok(())
+}
+
+/// Notes the leads that came again, in the order of the first ones' ids.
+async fn note(tx: &mut Conn, places: &[Place<'_>]) -> Result<(), Fail> {
+    let mut again: Vec<(LeadId, &Place<'_>)> = Vec::new();
+    for place in places {
+        if let Some(Ok(Written::New(Accepted::Duplicate { of }))) = place.answer {
+            again.push((of, place));
+        }
+    }
+    if again.is_empty() {
+        return Ok(());
+    }
+    again.sort_by_key(|(first, _)| *first);
+    let there = extras::hold(tx, again.iter().map(|(first, _)| first.uuid()).collect()).await?;
+    for (first, place) in again.into_iter().filter(|(first, _)| there.contains(first)) {
+        let count = super::prune::note_repeat(tx, first, place.now).await?;
+        extras::note(tx, first, &place.one.extras, &place.one.correlation, count, place.now).await?;
+    }
+    Ok(())
+}
 
 /// Which of the leads are the first of their kind; the others get the first one's id.
 async fn claim(tx: &mut Conn, places: &mut [Place<'_>]) -> Result<(), Fail> {
@@ -245,9 +310,37 @@ async fn write(tx: &mut Conn, new: &[&Place<'_>], kept: &[(&Idempotency, StoredA
     new.sort_by_key(|place| (place.one.lead.project, place.one.lead.id));
     for place in &new {
         tx.jobs += i64::try_from(place.one.jobs()).unwrap_or(i64::MAX);
+        tell(tx, place.one, place.now);
         extras::write(tx, place.one.batch, &place.one.extras, place.now).await?;
     }
     Ok(())
+}
+
+fn tell(tx: &mut Conn, one: &Accepting, now: Timestamp) {
+    let (lead, project, batch) = (one.lead.id, one.lead.project, one.batch);
+    tx.tell(now, project, &Change::Lead { lead, batch, status: one.status });
+    let total = u32::try_from(one.deliveries.len()).unwrap_or(u32::MAX);
+    let counts = BatchCounts { total, pending: total, ..BatchCounts::default() };
+    tx.tell(now, project, &Change::Batch { batch, lead, status: batch_status(&counts), counts });
+    for delivery in &one.deliveries {
+        let change = Change::Delivery {
+            delivery: delivery.id,
+            batch,
+            lead,
+            credential: delivery.credential_id,
+            channel: Cow::Borrowed(&delivery.channel),
+            kind: DeliveryKind::Lead,
+            status: DeliveryStatus::Queued,
+            due_at: Some(delivery.due_at),
+            retry: false,
+            code: None,
+        };
+        tx.tell(now, project, &change);
+    }
+}
+
+fn lane(one: &Accepting, delivery: &NewDelivery) -> Uuid {
+    if one.bulk { delivery.credential_id.bulk_lane().uuid() } else { delivery.credential_id.uuid() }
 }
 
 /// One statement for the whole group. How many answers are kept now.
@@ -294,7 +387,8 @@ async fn write_all(tx: &mut Conn, new: &[&Place<'_>], kept: &[(&Idempotency, Sto
         .bind(kept.iter().map(|(_, answer, _)| i32::from(answer.status)).collect::<Vec<_>>())
         .bind(kept.iter().map(|(_, answer, _)| answer.body.as_slice()).collect::<Vec<_>>())
         .bind(kept.iter().map(|(key, ..)| key.expires_at.as_millis()).collect::<Vec<_>>())
-        .bind(forgotten);
+        .bind(forgotten)
+        .bind(deliveries.iter().map(|(_, _, delivery, _, one)| lane(one, delivery)).collect::<Vec<_>>());
     Ok(tx.one(query).await?.try_get(0)?)
 }
 
@@ -315,15 +409,16 @@ b as (
     select batch_id, lead_id, project_id, total, total, status, options, correlation, created_at, finished_at from n),
 v as materialized (
     select u.*, n.batch_id, n.lead_id, n.project_id, n.created_at, n.correlation
-      from unnest($14::bigint[], $15::bigint[], $16::uuid[], $17::uuid[], $18::text[], $19::bigint[], $20::text[], $21::bigint[])
-           as u (no, position, id, credential_id, channel, due_at, settings, deadline_at)
+      from unnest($14::bigint[], $15::bigint[], $16::uuid[], $17::uuid[], $18::text[], $19::bigint[], $20::text[], $21::bigint[],
+                  $30::uuid[])
+           as u (no, position, id, credential_id, channel, due_at, settings, deadline_at, lane_id)
       join n on n.no = u.no),
 d as (
     insert into deliveries (id, batch_id, lead_id, project_id, credential_id, position, channel, status, settings, created_at, deadline_at)
     select id, batch_id, lead_id, project_id, credential_id, position, channel, 'queued', settings, created_at, deadline_at from v),
 j as (
-    insert into jobs (id, lane_id, due_at, was_due, batch_id, lead_id, correlation, settings)
-    select id, credential_id, due_at, due_at, batch_id, lead_id, correlation, settings from v order by id),
+    insert into jobs (id, lane_id, due_at, was_due, batch_id, lead_id, correlation, settings, channel, deadline_at)
+    select id, lane_id, due_at, due_at, batch_id, lead_id, correlation, settings, channel, deadline_at from v order by id),
 c as (
     insert into lead_contacts (key, lead_id) select key, lead_id from unnest($22::text[], $23::uuid[]) as u (key, lead_id) order by key, lead_id
     on conflict do nothing),

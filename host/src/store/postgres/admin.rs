@@ -10,7 +10,7 @@ use super::error::Fail;
 use super::pool::Conn;
 use super::read::{bounded, json, page, plain, time, time_column};
 use super::{answers, to_json};
-use crate::model::{ApiKey, KeyId, Project, ProjectId, Timestamp};
+use crate::model::{ApiKey, KeyId, Project, ProjectId, RateLimit, Timestamp};
 use crate::store::{Idempotency, Page, StoreError, StoredAnswer, Written};
 
 /// The answer to keep for the write.
@@ -31,7 +31,8 @@ pub(super) async fn create_project(tx: &mut Conn, project: &Project, keep: &Keep
         .bind(project.created_at.as_millis())
         .bind(project.updated_at.as_millis())
         .bind(to_json(&project.sending)?)
-        .bind(to_json(&project.callback_secrets)?);
+        .bind(to_json(&project.callback_secrets)?)
+        .bind(to_json(&project.retention)?);
     if tx.run(query).await? == 0 {
         return Err(StoreError::Taken { what: "external_id", value: project.external_id.clone() }.into());
     }
@@ -40,8 +41,9 @@ pub(super) async fn create_project(tx: &mut Conn, project: &Project, keep: &Keep
 }
 
 const INSERT_PROJECT: &str = "
-insert into projects (id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (external_id) do nothing";
+insert into projects (id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets,
+                      retention)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict (external_id) do nothing";
 
 pub(super) async fn update_project(tx: &mut Conn, project: &Project) -> Result<bool, Fail> {
     let query = sqlx::query(UPDATE_PROJECT)
@@ -52,18 +54,29 @@ pub(super) async fn update_project(tx: &mut Conn, project: &Project) -> Result<b
         .bind(plain(&project.locale))
         .bind(to_json(&project.dedup)?)
         .bind(project.updated_at.as_millis())
-        .bind(to_json(&project.sending)?);
+        .bind(to_json(&project.sending)?)
+        .bind(to_json(&project.retention)?);
     Ok(tx.run(query).await? > 0)
 }
 
 const UPDATE_PROJECT: &str = "
-update projects set name = $2, default_region = $3, time_zone = $4, locale = $5, dedup = $6, updated_at = $7, sending = $8 where id = $1";
+update projects set name = $2, default_region = $3, time_zone = $4, locale = $5, dedup = $6, updated_at = $7, sending = $8,
+                    retention = $9
+ where id = $1";
+
+/// Whether the stored project was written after `read_at`; it stays as it is until the transaction ends.
+pub(super) async fn is_newer(tx: &mut Conn, id: ProjectId, read_at: Timestamp) -> Result<bool, Fail> {
+    let row = tx.first(sqlx::query(UPDATED).bind(id.uuid())).await?;
+    Ok(row.map(|row| row.try_get::<i64, _>(0)).transpose()?.is_some_and(|at| at != read_at.as_millis()))
+}
+
+const UPDATED: &str = "select updated_at from projects where id = $1 for no key update";
 
 macro_rules! projects {
     ($rest:literal) => {
         concat!(
-            "select id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets
-               from projects ",
+            "select id, external_id, name, default_region, time_zone, locale, dedup, created_at, updated_at, sending, callback_secrets,
+                    retention from projects ",
             $rest
         )
     };
@@ -82,6 +95,7 @@ fn project_row(row: &PgRow) -> Result<Project, Fail> {
         updated_at: time(row.try_get(8)?),
         sending: json(row.try_get(9)?)?,
         callback_secrets: json(row.try_get(10)?)?,
+        retention: json(row.try_get(11)?)?,
     })
 }
 
@@ -106,6 +120,12 @@ pub(super) async fn create_key(tx: &mut Conn, key: &ApiKey, keep: &Keep) -> Resu
     if let Some(written) = answers::before(tx, keep.as_ref(), key.created_at).await? {
         return Ok(written);
     }
+    insert_key(tx, key).await?;
+    answers::after(tx, keep.as_ref(), key.created_at).await?;
+    Ok(Written::New(()))
+}
+
+async fn insert_key(tx: &mut Conn, key: &ApiKey) -> Result<(), Fail> {
     let query = sqlx::query(INSERT_KEY)
         .bind(key.id.uuid())
         .bind(key.project.map(ProjectId::uuid))
@@ -116,24 +136,51 @@ pub(super) async fn create_key(tx: &mut Conn, key: &ApiKey, keep: &Keep) -> Resu
         .bind(key.created_at.as_millis())
         .bind(key.expires_at.map(Timestamp::as_millis))
         .bind(key.revoked_at.map(Timestamp::as_millis))
-        .bind(key.last_used_at.map(Timestamp::as_millis));
-    tx.run(query).await?;
-    answers::after(tx, keep.as_ref(), key.created_at).await?;
-    Ok(Written::New(()))
+        .bind(key.last_used_at.map(Timestamp::as_millis))
+        .bind(key.rate.map(|rate| i64::from(rate.per_sec)))
+        .bind(key.rate.map(|rate| i64::from(rate.burst)))
+        .bind(key.rotated_from.map(KeyId::uuid))
+        .bind(key.replaced_by.map(KeyId::uuid));
+    tx.run(query).await.map(drop)
 }
 
 const INSERT_KEY: &str = "
-insert into api_keys (id, project_id, name, hash, hint, scopes, created_at, expires_at, revoked_at, last_used_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+insert into api_keys (id, project_id, name, hash, hint, scopes, created_at, expires_at, revoked_at, last_used_at, rate_per_sec, rate_burst,
+                      rotated_from, replaced_by)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+
+/// `false`: the old key is gone, revoked, expired or replaced; nothing was written.
+pub(super) async fn rotate_key(tx: &mut Conn, old: KeyId, until: Timestamp, now: Timestamp, new: &ApiKey) -> Result<bool, Fail> {
+    let query = sqlx::query(REPLACE).bind(old.uuid()).bind(until.as_millis()).bind(now.as_millis()).bind(new.id.uuid());
+    if tx.run(query).await? == 0 {
+        return Ok(false);
+    }
+    insert_key(tx, new).await?;
+    Ok(true)
+}
+
+const REPLACE: &str = "
+update api_keys set expires_at = least(coalesce(expires_at, $2), $2), replaced_by = $4
+ where id = $1 and revoked_at is null and replaced_by is null and (expires_at is null or expires_at > $3)";
 
 macro_rules! keys {
     ($rest:literal) => {
-        concat!("select id, project_id, name, hash, hint, scopes, created_at, expires_at, revoked_at, last_used_at from api_keys ", $rest)
+        concat!(
+            "select id, project_id, name, hash, hint, scopes, created_at, expires_at, revoked_at, last_used_at, rate_per_sec, rate_burst,
+                    rotated_from, replaced_by from api_keys ",
+            $rest
+        )
     };
 }
 
 fn key_row(row: &PgRow) -> Result<ApiKey, Fail> {
     let hash: Vec<u8> = row.try_get(3)?;
+    let small = |column: usize| {
+        let number: Option<i64> = row.try_get(column)?;
+        number.map(|number| u32::try_from(number).map_err(|_| Fail::defect("a key's rate is out of range"))).transpose()
+    };
+    let rate = (small(10)?, small(11)?);
+    let other = |column: usize| Ok::<_, Fail>(row.try_get::<Option<Uuid>, _>(column)?.map(KeyId::from_uuid));
     Ok(ApiKey {
         id: KeyId::from_uuid(row.try_get(0)?),
         project: row.try_get::<Option<Uuid>, _>(1)?.map(ProjectId::from_uuid),
@@ -145,6 +192,9 @@ fn key_row(row: &PgRow) -> Result<ApiKey, Fail> {
         expires_at: time_column(row, 7)?,
         revoked_at: time_column(row, 8)?,
         last_used_at: time_column(row, 9)?,
+        rate: rate.0.zip(rate.1).map(|(per_sec, burst)| RateLimit { per_sec, burst }),
+        rotated_from: other(12)?,
+        replaced_by: other(13)?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The counters of the batches that a transaction touches: locked and read once, in the order of their ids, moved in memory,
 //! written once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -12,7 +12,7 @@ use super::error::Fail;
 use super::pool::Conn;
 use super::read::{counts, json};
 use crate::model::{
-    BatchCounts, BatchId, BatchOptions, BatchStatus, DeliveryKind, DeliveryStatus, LeadId, LeadStatus, ProjectId, Timestamp,
+    BatchCounts, BatchId, BatchOptions, BatchStatus, Change, DeliveryKind, DeliveryStatus, LeadId, LeadStatus, ProjectId, Timestamp,
 };
 use crate::policy::batch_status::{batch_status, lead_status};
 use crate::store::Changed;
@@ -24,8 +24,11 @@ struct Entry {
     options: BatchOptions,
     counts: BatchCounts,
     finished_at: Option<Timestamp>,
-    /// What the lead's status was when the batch was read.
+    /// What its own status and the lead's were when the batch was read.
+    was: BatchStatus,
     lead_was: LeadStatus,
+    /// When it was last moved.
+    moved_at: Timestamp,
     /// Its callbacks were queued by an earlier transaction.
     told: bool,
     dirty: bool,
@@ -71,6 +74,12 @@ impl Book {
         Ok(self.entry(batch)?.options.allow_failures)
     }
 
+    /// The lead and the project that the batch belongs to.
+    pub(super) fn belongs(&mut self, batch: BatchId) -> Result<(LeadId, ProjectId), Fail> {
+        let entry = self.entry(batch)?;
+        Ok((entry.lead, entry.project))
+    }
+
     /// Notes that nothing but the delivery itself changed.
     pub(super) fn unchanged(&mut self, batch: BatchId) -> Result<Changed, Fail> {
         Ok(Changed::only(batch, self.entry(batch)?.lead))
@@ -93,6 +102,7 @@ impl Book {
         *left = left.checked_sub(1).ok_or_else(|| Fail::defect(format!("{batch} counts no {} delivery", from.word())))?;
         *entry.counts.of(to) += 1;
         entry.dirty = true;
+        entry.moved_at = now;
         let status = batch_status(&entry.counts);
         let pending = status == BatchStatus::Pending;
         entry.finished_at = (!pending).then_some(now);
@@ -111,7 +121,8 @@ impl Book {
         if dirty.is_empty() {
             return Ok(());
         }
-        write_counts(tx, &dirty).await?;
+        let moved = write_counts(tx, &dirty).await?;
+        dirty.iter().for_each(|(batch, entry)| tell(tx, *batch, entry, &moved));
         let mut ended = Vec::new();
         for (batch, entry) in dirty {
             let Entry { project, options, counts, finished_at, told, ended: ends, .. } = entry;
@@ -128,7 +139,19 @@ impl Book {
     }
 }
 
-async fn write_counts(tx: &mut Conn, dirty: &[(BatchId, Entry)]) -> Result<(), Fail> {
+fn tell(tx: &mut Conn, batch: BatchId, entry: &Entry, moved: &HashSet<(Uuid, Uuid)>) {
+    let Entry { lead, project, counts, moved_at, .. } = entry;
+    let status = batch_status(counts);
+    if status != entry.was {
+        tx.tell(*moved_at, *project, &Change::Batch { batch, lead: *lead, status, counts: *counts });
+    }
+    if moved.contains(&(lead.uuid(), batch.uuid())) {
+        tx.tell(*moved_at, *project, &Change::Lead { lead: *lead, batch, status: lead_status(counts) });
+    }
+}
+
+/// The leads whose states moved with their newest batches.
+async fn write_counts(tx: &mut Conn, dirty: &[(BatchId, Entry)]) -> Result<HashSet<(Uuid, Uuid)>, Fail> {
     let of = |count: fn(&BatchCounts) -> u32| -> Vec<i32> { dirty.iter().map(|(_, entry)| narrow(count(&entry.counts))).collect() };
     let mut leads: Vec<_> = dirty
         .iter()
@@ -154,7 +177,7 @@ async fn write_counts(tx: &mut Conn, dirty: &[(BatchId, Entry)]) -> Result<(), F
         .bind(dirty.last().map(|(batch, _)| batch.uuid()).unwrap_or_default())
         .bind(leads.first().map(|(lead, ..)| *lead).unwrap_or_default())
         .bind(leads.last().map(|(lead, ..)| *lead).unwrap_or_default());
-    tx.run(query).await.map(drop)
+    tx.all(query).await?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 /// Counts of one batch are small; a column of four bytes holds them.
@@ -171,7 +194,9 @@ fn entry(row: &PgRow) -> Result<(BatchId, Entry), Fail> {
         options: json(row.try_get(2)?)?,
         counts,
         finished_at: None,
+        was: batch_status(&counts),
         lead_was,
+        moved_at: Timestamp::default(),
         told: row.try_get(10)?,
         dirty: false,
         ended: false,
@@ -221,4 +246,4 @@ k as materialized (
     select l.id, u.status
       from leads l join unnest($10::uuid[], $11::uuid[], $12::text[]) as u (id, batch_id, status) on l.id = u.id and l.batch_id = u.batch_id
      where l.id = any($10) and l.id between $15 and $16 order by l.id for no key update of l)
-update leads l set status = k.status from k where l.id = k.id and l.id between $15 and $16";
+update leads l set status = k.status from k where l.id = k.id and l.id between $15 and $16 returning l.id, l.batch_id";

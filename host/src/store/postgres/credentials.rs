@@ -1,5 +1,7 @@
 //! Credentials: settings and sealed secrets.
 
+use std::borrow::Cow;
+
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -8,7 +10,9 @@ use super::error::Fail;
 use super::pool::{Ask, Conn};
 use super::read::{json, json_column, plain, plain_option, time};
 use super::{answers, to_json};
-use crate::model::{Credential, CredentialId, CredentialState, ProjectId, Purpose, StateReason, Timestamp};
+use crate::model::{
+    Change, Credential, CredentialChange, CredentialId, CredentialState, ProjectId, Purpose, StateReason, Timestamp, told_code,
+};
 use crate::store::sqlite::words::Word;
 use crate::store::{Changed, Pause, StoreError, Written};
 
@@ -20,6 +24,7 @@ pub(super) async fn create(tx: &mut Conn, credential: &Credential, keep: &Keep) 
         return Ok(written);
     }
     insert(tx, credential).await?;
+    tell(tx, credential.id, CredentialChange::Created, credential.created_at).await?;
     answers::after(tx, keep.as_ref(), credential.created_at).await?;
     Ok(Written::New(()))
 }
@@ -53,9 +58,39 @@ insert into credentials (id, entity, channel, name, enabled, config, secrets, ma
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
 
 pub(super) async fn update(tx: &mut Conn, credential: &Credential) -> Result<(), Fail> {
+    // Locked, so that the state is what it was before.
+    let before = tx.first(sqlx::query(STATE).bind(credential.id.uuid())).await?;
+    let before = before.map(|row| Ok::<_, Fail>(CredentialState::read(row.try_get(0)?)?)).transpose()?;
     let changed = tx.run(values(sqlx::query(UPDATE), credential)?).await?;
-    if changed == 0 { Err(StoreError::Stale.into()) } else { Ok(()) }
+    if changed == 0 {
+        return Err(StoreError::Stale.into());
+    }
+    tell(tx, credential.id, CredentialChange::Updated, credential.updated_at).await?;
+    if before != Some(credential.state) {
+        tell(tx, credential.id, CredentialChange::State, credential.updated_at).await?;
+    }
+    Ok(())
 }
+
+const STATE: &str = "select state from credentials where id = $1 for no key update";
+
+/// Notes what happened to it, for those who follow live. Those that the host made for itself are nobody's to follow.
+async fn tell(tx: &mut Conn, id: CredentialId, what: CredentialChange, at: Timestamp) -> Result<(), Fail> {
+    let Some(row) = tx.first(sqlx::query(TOLD).bind(id.uuid())).await? else { return Ok(()) };
+    let code: Option<&str> = row.try_get(4)?;
+    let change = Change::Credential {
+        credential: id,
+        channel: Cow::Borrowed(row.try_get(1)?),
+        what,
+        enabled: row.try_get(2)?,
+        state: CredentialState::read(row.try_get(3)?)?,
+        code: code.and_then(told_code).map(Cow::Borrowed),
+    };
+    tx.tell(at, ProjectId::from_uuid(row.try_get(0)?), &change);
+    Ok(())
+}
+
+const TOLD: &str = "select project_id, channel, enabled, state, state_code from credentials where id = $1 and purpose = 'standing'";
 
 const UPDATE: &str = "
 update credentials
@@ -133,9 +168,10 @@ pub(super) async fn delete_slice(tx: &mut Conn, id: CredentialId, now: Timestamp
     if tx.first(sqlx::query("select 1 from credentials where id = $1").bind(id.uuid())).await?.is_none() {
         return Ok(None);
     }
-    let (count, changed) = super::finish::cancel_lane(tx, id, now, CANCEL_SLICE).await?;
+    let (count, changed) = super::finish::cancel_lanes(tx, id, now, CANCEL_SLICE).await?;
     let gone = count < CANCEL_SLICE;
     if gone {
+        tell(tx, id, CredentialChange::Deleted, now).await?;
         delete(tx, &[id]).await?;
     }
     Ok(Some((gone, changed)))
@@ -154,7 +190,9 @@ pub(super) async fn set_state(
         .bind(reason.map(|reason| plain(&reason.code)))
         .bind(reason.map(|reason| plain(&reason.message)))
         .bind(since.as_millis());
-    Ok(tx.run(query).await? > 0)
+    let done = tx.run(query).await? > 0;
+    tell(tx, id, CredentialChange::State, since).await?;
+    Ok(done)
 }
 
 macro_rules! credentials {

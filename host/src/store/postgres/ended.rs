@@ -1,6 +1,8 @@
 //! What follows when a batch ends, in the transaction that ends it: its callbacks are queued, once, and the credentials
 //! that were given for it are erased.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -10,7 +12,7 @@ use super::pool::Conn;
 use super::read::{plain, time};
 use super::to_json;
 use crate::model::{
-    BatchCounts, BatchId, BatchOptions, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, Notice, NoticeKind,
+    BatchCounts, BatchId, BatchOptions, Change, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, Notice, NoticeKind,
     ProjectId, Timestamp,
 };
 use crate::policy::batch_status::{batch_status, lead_status};
@@ -174,6 +176,19 @@ pub(super) async fn insert(tx: &mut Conn, about: &About, made: Made<'_>) -> Resu
         .bind(about.correlation.clone());
     tx.run(query).await?;
     tx.jobs += 1;
+    let change = Change::Delivery {
+        delivery,
+        batch: about.batch,
+        lead: about.lead,
+        credential: made.credential,
+        channel: Cow::Borrowed(made.channel),
+        kind: made.kind,
+        status: DeliveryStatus::Queued,
+        due_at: Some(about.at),
+        retry: false,
+        code: None,
+    };
+    tx.tell(about.at, about.project, &change);
     Ok(delivery)
 }
 
@@ -194,5 +209,5 @@ const INSERT: &str = "
 with d as (
     insert into deliveries (id, batch_id, lead_id, project_id, credential_id, position, channel, status, settings, created_at, kind, event, reason)
     values ($1, $2, $3, $4, $5, $6, $7, 'queued', $8, $9, $10, $11, $12))
-insert into jobs (id, lane_id, due_at, was_due, batch_id, lead_id, correlation, settings, kind, event)
-values ($1, $5, $9, $9, $2, $3, $13, $8, $10, $11)";
+insert into jobs (id, lane_id, due_at, was_due, batch_id, lead_id, correlation, settings, channel, kind, event)
+values ($1, $5, $9, $9, $2, $3, $13, $8, $7, $10, $11)";

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::error::Fail;
 use super::pool::Conn;
-use super::settle::{Ending, Job, Repeat, Settling};
+use super::settle::{Ending, Fallbacks, Job, Repeat, Settling};
 use crate::model::{AttemptOutcome, BatchId, CredentialId, DeliveryId, DeliveryStatus, Timestamp};
 use crate::store::{Changed, Finish, Next};
 
@@ -19,7 +19,7 @@ pub(super) async fn run(tx: &mut Conn, group: &[&Finish]) -> Result<Vec<Option<C
         // The lease stands, or nothing is written for it.
         let standing = settling.job(finish.job.delivery).filter(|job| job.sending && job.fence == finish.job.fence);
         changed.push(match standing {
-            Some(job) => Some(one(tx, &mut settling, &job, finish).await?),
+            Some(job) => Some(one(tx, &mut settling, job, finish).await?),
             None => None,
         });
     }
@@ -27,7 +27,7 @@ pub(super) async fn run(tx: &mut Conn, group: &[&Finish]) -> Result<Vec<Option<C
     Ok(changed)
 }
 
-async fn one(tx: &mut Conn, settling: &mut Settling, job: &Job, finish: &Finish) -> Result<Changed, Fail> {
+async fn one(tx: &mut Conn, settling: &mut Settling, mut job: Job, finish: &Finish) -> Result<Changed, Fail> {
     let mut calls = job.calls;
     for attempt in &finish.attempts {
         calls += 1;
@@ -35,23 +35,52 @@ async fn one(tx: &mut Conn, settling: &mut Settling, job: &Job, finish: &Finish)
     }
     let last = finish.last.as_ref();
     match &finish.next {
-        Next::Again { due_at, attempts, maybe_sent } => {
-            settling.repeat(job, Repeat { due_at: *due_at, attempts: *attempts, maybe_sent: *maybe_sent, calls, last })
-        }
+        Next::Again { due_at, attempts, maybe_sent } => match barred(&job, finish) {
+            None => {
+                let now = finish.now;
+                settling.repeat(tx, &job, Repeat { due_at: *due_at, attempts: *attempts, maybe_sent: *maybe_sent, calls, now, last })
+            }
+            Some((status, last)) => {
+                (job.maybe_sent, job.sending) = (*maybe_sent, false);
+                let ending = Ending { status, refs: &[], url: None, last: last.as_ref(), attempts: *attempts, now: finish.now };
+                end(tx, settling, &job, ending).await
+            }
+        },
         Next::End { status, .. } if !status.is_terminal() => Err(Fail::defect(format!("a delivery cannot end as {status:?}"))),
         Next::End { status, refs, url } => {
             // A lost attempt was counted when the lease found it.
             let own = finish.attempts.iter().filter(|attempt| attempt.counted && attempt.outcome != AttemptOutcome::Lost).count();
             let attempts = job.attempts + u32::try_from(own).unwrap_or(0);
-            let ending = Ending { status: *status, refs, url: url.as_deref(), last, attempts, now: finish.now };
-            let mut changed = settling.end(tx, job, ending)?;
-            if *status == DeliveryStatus::Failed && job.kind.counts() && !settling.book.allows_failures(job.batch)? {
-                let (_, by_siblings) = settling.cancel_waiting(tx, job.batch, finish.now).await?;
-                changed = by_siblings.unwrap_or(changed);
-            }
-            Ok(changed)
+            // What would have been tried again may have been sent: only a refusal is sure. A retry by hand must know.
+            job.maybe_sent |= finish.attempts.iter().any(|attempt| attempt.outcome == AttemptOutcome::Retry);
+            end(tx, settling, &job, Ending { status: *status, refs, url: url.as_deref(), last, attempts, now: finish.now }).await
         }
     }
+}
+
+/// A status to end in, and the words that are kept.
+type Barred = (DeliveryStatus, Option<(String, String)>);
+
+/// How a delivery ends that its outcome would try again: its batch was cancelled meanwhile, or its deadline has passed.
+fn barred(job: &Job, finish: &Finish) -> Option<Barred> {
+    if job.stop {
+        return Some((DeliveryStatus::Cancelled, finish.last.clone()));
+    }
+    job.deadline_at.filter(|deadline| *deadline <= finish.now)?;
+    let before = finish.last.as_ref().map_or_else(String::new, |(code, text)| format!("; last: {code}: {text}"));
+    Some((DeliveryStatus::Failed, Some(("deadline".to_owned(), format!("it was not sent by its deadline{before}")))))
+}
+
+/// Ends a delivery; a failure cancels what waits beside it, where the batch says so.
+pub(super) async fn end(tx: &mut Conn, settling: &mut Settling, job: &Job, ending: Ending<'_>) -> Result<Changed, Fail> {
+    let (status, now) = (ending.status, ending.now);
+    let mut changed = settling.end(tx, job, ending)?;
+    if status != DeliveryStatus::Failed || !job.kind.counts() || settling.book.allows_failures(job.batch)? {
+        return Ok(changed);
+    }
+    let (_, by_siblings) = settling.cancel_waiting(tx, job.batch, Fallbacks::Stay, now).await?;
+    by_siblings.into_iter().for_each(|later| changed.merge(later));
+    Ok(changed)
 }
 
 pub(super) async fn cancel_delivery(tx: &mut Conn, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, Fail> {
@@ -68,14 +97,21 @@ pub(super) async fn cancel_batch(tx: &mut Conn, id: BatchId, now: Timestamp) -> 
         return Ok(None);
     }
     let unchanged = settling.book.unchanged(id)?;
-    let (count, changed) = settling.cancel_waiting(tx, id, now).await?;
+    let (count, changed) = settling.cancel_waiting(tx, id, Fallbacks::Too, now).await?;
     settling.write(tx).await?;
     Ok(Some((count, changed.unwrap_or(unchanged))))
 }
 
-/// Cancels up to `limit` waiting deliveries of a lane. How many were there, and one change for each batch.
-pub(super) async fn cancel_lane(tx: &mut Conn, lane: CredentialId, now: Timestamp, limit: u32) -> Result<(u32, Vec<Changed>), Fail> {
-    let rows = tx.all(sqlx::query(WAITING_IN_LANE).bind(lane.uuid()).bind(now.as_millis()).bind(i64::from(limit))).await?;
+/// Cancels up to `limit` waiting deliveries of a credential's two lanes. How many were there, and one change for each batch.
+pub(super) async fn cancel_lanes(tx: &mut Conn, credential: CredentialId, now: Timestamp, limit: u32) -> Result<(u32, Vec<Changed>), Fail> {
+    let rows = tx
+        .all(
+            sqlx::query(WAITING_IN_LANE)
+                .bind(vec![credential.uuid(), credential.bulk_lane().uuid()])
+                .bind(now.as_millis())
+                .bind(i64::from(limit)),
+        )
+        .await?;
     let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
     let mut settling = Settling::lock(tx, ids.clone()).await?;
     let mut by_batch = HashMap::new();
@@ -89,9 +125,9 @@ pub(super) async fn cancel_lane(tx: &mut Conn, lane: CredentialId, now: Timestam
     Ok((u32::try_from(ids.len()).unwrap_or(u32::MAX), by_batch.into_values().collect()))
 }
 
-const WAITING_IN_LANE: &str = "select id from jobs where lane_id = $1 and (not sending or due_at <= $2) limit $3";
+const WAITING_IN_LANE: &str = "select id from jobs where lane_id = any($1) and (not sending or due_at <= $2) limit $3";
 
 pub(super) async fn retry_delivery(tx: &mut Conn, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, Fail> {
-    let requeued = super::bulk::requeue(tx, vec![id.uuid()], now, |_| Ok(())).await?;
+    let requeued = super::bulk::requeue(tx, vec![id.uuid()], super::bulk::Again::ByHand, now, |_| Ok(())).await?;
     Ok(requeued.changes.into_values().next())
 }

@@ -46,7 +46,7 @@ with due as materialized (
     select j.id
       from unnest($1::uuid[], $2::bigint[]) as quota (lane, most)
      cross join lateral (
-           select id from jobs where lane_id = quota.lane and due_at <= $3 order by due_at limit quota.most for update skip locked) j)
+           select id from jobs where lane_id = quota.lane and due_at <= $3 and not stop order by due_at limit quota.most for update skip locked) j)
 update jobs j
    set was_due = j.due_at, due_at = $4, fence = j.fence + 1, lost = j.lost + j.sending::int, sending = true,
        maybe_sent = j.maybe_sent or j.sending, attempts = j.attempts + j.sending::int

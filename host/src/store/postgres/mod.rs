@@ -12,7 +12,8 @@
 //! 2. batches, all that the transaction will touch at once ([`book`]);
 //! 3. jobs ([`settle`]); leases take jobs alone, and pass over those that are locked, as does who cancels what waits in a batch;
 //! 4. leads (their state), answers kept (`idempotency`), credentials;
-//! 5. the project, by whoever gathers or tells notifications, one project after the other; then timers.
+//! 5. the project, by whoever gathers or tells notifications, one project after the other; then timers;
+//! 6. the log of events ([`events`]), as the last thing before the commit.
 //!
 //! Advisory locks (migrations, weeks, a credential's small state, a project's callback credentials) are taken first of all. What
 //! is held up in a circle nevertheless is undone by the server and done again, a few times at most ([`pool::Tries`]).
@@ -20,14 +21,18 @@
 mod accept;
 mod admin;
 mod answers;
+mod audit;
 mod backlog;
 mod book;
 mod bulk;
 mod credentials;
 mod ended;
+mod erasures;
 mod error;
+mod events;
 mod extras;
 mod finish;
+mod gone;
 mod kv;
 mod lease;
 mod lists;
@@ -36,6 +41,8 @@ mod open;
 mod page;
 mod partitions;
 mod pool;
+mod prune;
+mod queues;
 mod read;
 mod search;
 mod sending;
@@ -48,11 +55,12 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::Serialize;
 use sqlx::Row;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -64,12 +72,15 @@ use self::writer::Groups;
 use super::sqlite::failing::Failing;
 use super::sqlite::lead_cache::LeadCache;
 use super::{
-    Accepted, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery,
-    Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
+    Accepted, Act, Acted, AuditQuery, Changed, EraseStep, Erased, EventLog, EventPage, Finish, Found, Idempotency, Intake, JobRef, KvEntry,
+    KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Queues, Slice,
+    Sliced, Speed, Store, StoreError, StoredAnswer, Written,
 };
+use crate::metrics::StoreMetrics;
 use crate::model::{
-    ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId,
-    LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Cleanup, Credential, CredentialId, CredentialState, Delivery, DeliveryId,
+    Erasure, ErasureId, EventPosition, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, Repeats, StateReason, Task, TaskId,
+    Timestamp,
 };
 
 /// Settings of a store.
@@ -81,11 +92,13 @@ pub struct PostgresOptions {
     pub hot: u32,
     /// Connections for everything else: lists may take their time.
     pub others: u32,
+    /// What it counts into.
+    pub metrics: StoreMetrics,
 }
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { max_backlog: 1_000_000, hot: 8, others: 6 }
+        Self { max_backlog: 1_000_000, hot: 8, others: 6, metrics: StoreMetrics::default() }
     }
 }
 
@@ -96,6 +109,9 @@ struct Inner {
     backlog: Backlog,
     leads: LeadCache,
     failing: Failing,
+    metrics: StoreMetrics,
+    /// Changes when events were committed.
+    events: watch::Sender<u64>,
 }
 
 /// Everything durable in a PostgreSQL database.
@@ -146,7 +162,7 @@ macro_rules! write {
         write!($self, others, $tx, $work)
     };
     ($self:ident, $pool:ident, $tx:ident, $work:expr) => {{
-        let mut tries = Tries::default();
+        let (mut tries, began) = (Tries::default(), Instant::now());
         loop {
             let done = async {
                 let mut tx = $self.inner.$pool.get().await?;
@@ -164,7 +180,7 @@ macro_rules! write {
                 continue;
             }
             let done = done.map_err(StoreError::from);
-            $self.inner.note(done.as_ref().err());
+            $self.inner.note(began, 1, done.as_ref().err());
             break done;
         }
     }};
@@ -174,7 +190,8 @@ impl PostgresStore {
     /// Connects, and brings the schema up to date where needed.
     pub async fn open(url: &str, options: PostgresOptions) -> Result<Self, StoreError> {
         let way = open::way(url).await?;
-        let (hot, others) = (Pool::new(way.clone(), options.hot), Pool::new(way, options.others));
+        let events = watch::Sender::new(0);
+        let (hot, others) = (Pool::new(way.clone(), options.hot, events.clone()), Pool::new(way, options.others, events.clone()));
         open::check_server(&others).await?;
         open::migrate(&others).await?;
         let mut conn = others.get().await?;
@@ -182,7 +199,8 @@ impl PostgresStore {
         let jobs = count_jobs(&mut conn).await?;
         drop(conn);
         let backlog = Backlog::new(jobs, options.max_backlog);
-        let inner = Arc::new(Inner { hot, others, backlog, leads: LeadCache::default(), failing: Failing::default() });
+        let (leads, failing, metrics) = (LeadCache::default(), Failing::default(), options.metrics);
+        let inner = Arc::new(Inner { hot, others, backlog, leads, failing, metrics, events });
         let tending = CancellationToken::new();
         tokio::spawn(tend(inner.clone(), tending.clone()));
         let (intakes, finished) = (Groups::start(inner.clone()), Groups::start(inner.clone()));
@@ -263,7 +281,12 @@ async fn tend_once(inner: &Inner, minutes: u32) -> Result<(), Fail> {
 
 impl Inner {
     /// Whether the database takes writes is known by how the last one ended.
-    fn note(&self, error: Option<&StoreError>) {
+    fn note(&self, began: Instant, requests: usize, error: Option<&StoreError>) {
+        self.metrics.durations.observe(began.elapsed().as_secs_f64());
+        self.metrics.requests.observe(requests as f64);
+        if error.is_some_and(|error| !is_refusal(error)) {
+            self.metrics.failures.inc();
+        }
         match error {
             Some(error) if is_refusal(error) => {}
             Some(error) => self.failing.note(&Err(error.clone())),
@@ -273,14 +296,14 @@ impl Inner {
 
     /// See [`lease::lease`].
     async fn lease(self: Arc<Self>, lanes: Vec<LaneQuota>, now: Timestamp, until: Timestamp) -> Result<Vec<Leased>, StoreError> {
-        let mut tries = Tries::default();
+        let (mut tries, began) = (Tries::default(), Instant::now());
         loop {
             let done = self.lease_once(&lanes, now, until).await;
             if tries.again(&done) {
                 continue;
             }
             let done = done.map_err(StoreError::from);
-            self.note(done.as_ref().err());
+            self.note(began, 1, done.as_ref().err());
             return done;
         }
     }
@@ -361,6 +384,10 @@ impl Store for PostgresStore {
         read!(self, conn, lease::lanes(conn))
     }
 
+    async fn queues(&self) -> Result<Queues, StoreError> {
+        read!(self, conn, begin_snapshot, queues::queues(conn))
+    }
+
     async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
         write!(self, tx, finish::retry_delivery(tx, id, now))
     }
@@ -398,7 +425,7 @@ impl Store for PostgresStore {
     }
 
     async fn note(&self, notice: &Notice) -> Result<bool, StoreError> {
-        write!(self, tx, notices::note(tx, notice))
+        write!(self, tx, notices::heard(tx, notice))
     }
 
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {
@@ -451,6 +478,66 @@ impl Store for PostgresStore {
 
     async fn attempts(&self, delivery: DeliveryId) -> Result<Vec<Attempt>, StoreError> {
         read!(self, conn, read::attempts(conn, delivery))
+    }
+
+    async fn repeats(&self, leads: &[LeadId]) -> Result<BTreeMap<LeadId, Repeats>, StoreError> {
+        read!(self, conn, prune::repeats(conn, leads))
+    }
+
+    async fn prune_leads(&self, prune: Prune<LeadId>) -> Result<PrunedLeads, StoreError> {
+        let (pruned, gone) = write!(self, tx, prune::leads(tx, &prune))?;
+        gone.into_iter().for_each(|lead| self.inner.leads.remove(lead));
+        Ok(pruned)
+    }
+
+    async fn prune_attempts(&self, prune: Prune<DeliveryId>) -> Result<PrunedAttempts, StoreError> {
+        write!(self, tx, prune::attempts(tx, &prune))
+    }
+
+    async fn prune_tasks(&self, project: Option<ProjectId>, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, prune::tasks(tx, project, before, limit))
+    }
+
+    async fn cleanup(&self, project: Option<ProjectId>) -> Result<Option<Cleanup>, StoreError> {
+        read!(self, conn, prune::cleanup(conn, project))
+    }
+
+    async fn note_cleanup(&self, cleanup: &Cleanup) -> Result<(), StoreError> {
+        write!(self, tx, prune::note_cleanup(tx, cleanup))
+    }
+
+    async fn create_erasure(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        write!(self, tx, erasures::create(tx, erasure))
+    }
+
+    async fn erasure(&self, id: ErasureId) -> Result<Option<Erasure>, StoreError> {
+        read!(self, conn, erasures::erasure(conn, id))
+    }
+
+    async fn erasures(&self, project: Option<ProjectId>, before: Option<ErasureId>, limit: u32) -> Result<Page<Erasure>, StoreError> {
+        read!(self, conn, erasures::erasures(conn, project, before, limit))
+    }
+
+    async fn running_erasures(&self, limit: u32) -> Result<Vec<Erasure>, StoreError> {
+        read!(self, conn, erasures::running(conn, limit))
+    }
+
+    /// The last step is about what the tables keep, which no transaction can be.
+    async fn erase(&self, step: &EraseStep) -> Result<Option<Erased>, StoreError> {
+        let taken = write!(self, tx, erasures::step(tx, step))?;
+        let Some(erasures::Taken { erased, leads, tidies }) = taken else { return Ok(None) };
+        leads.into_iter().for_each(|lead| self.inner.leads.remove(lead));
+        if !tidies {
+            return Ok(Some(erased));
+        }
+        let tidied = async { self.inner.others.get().await?.alone(erasures::TIDY).await };
+        if let Err(fail) = tidied.await {
+            let why = StoreError::from(fail);
+            tracing::warn!(%why, "the tables could not be vacuumed after an erasure; tried again");
+            return Ok(Some(Erased { later: true, ..erased }));
+        }
+        write!(self, tx, erasures::complete(tx, step.erasure, step.now))?;
+        Ok(Some(Erased { done: true, ..erased }))
     }
 
     async fn create_task(&self, task: &Task, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {
@@ -522,6 +609,32 @@ impl Store for PostgresStore {
         write!(self, tx, admin::revoke_key(tx, id, now))
     }
 
+    async fn act(
+        &self,
+        act: Act,
+        line: &AuditLine,
+        keep: Option<(Idempotency, StoredAnswer)>,
+    ) -> Result<Option<Written<Acted>>, StoreError> {
+        if !matches!(act, Act::DeleteCredential { .. }) {
+            return write!(self, tx, audit::act(tx, &act, line, &keep));
+        }
+        let mut deleting = Deleting::default();
+        loop {
+            let Some(slice) = write!(self, tx, audit::delete_slice(tx, &act, line))? else { return Ok(None) };
+            if deleting.is_done_with(slice) {
+                return Ok(Some(Written::New(Acted { changed: deleting.all(), cancelled: 0 })));
+            }
+        }
+    }
+
+    async fn audit_lines(&self, query: &AuditQuery) -> Result<Found<AuditLine>, StoreError> {
+        read!(self, conn, begin_snapshot, audit::list(conn, query))
+    }
+
+    async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, audit::prune(tx, before, limit))
+    }
+
     async fn touch_keys(&self, used: &BTreeMap<KeyId, Timestamp>) -> Result<(), StoreError> {
         write!(self, tx, admin::touch_keys(tx, used))
     }
@@ -542,19 +655,12 @@ impl Store for PostgresStore {
         read!(self, conn, credentials::sealing_keys(conn))
     }
 
-    /// A long queue is cancelled in several transactions, the credential goes in the last: after a crash midway it is still
-    /// there, to be deleted again.
     async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError> {
-        let mut all = BTreeMap::new();
+        let mut deleting = Deleting::default();
         loop {
-            let slice = write!(self, tx, credentials::delete_slice(tx, id, now))?;
-            let Some((gone, changed)) = slice else { return Ok(None) };
-            for change in changed {
-                // A batch ends at most once here, in whichever slice.
-                all.entry(change.batch).or_insert_with(|| Changed::only(change.batch, change.lead)).merge(change);
-            }
-            if gone {
-                return Ok(Some(all.into_values().collect()));
+            let Some(slice) = write!(self, tx, credentials::delete_slice(tx, id, now))? else { return Ok(None) };
+            if deleting.is_done_with(slice) {
+                return Ok(Some(deleting.all()));
             }
         }
     }
@@ -635,6 +741,41 @@ impl Store for PostgresStore {
 
     async fn prune(&self, now: Timestamp, limit: u32) -> Result<Pruned, StoreError> {
         write!(self, tx, kv::prune(tx, now, limit))
+    }
+
+    async fn events_after(&self, after: EventPosition, limit: u32) -> Result<EventPage, StoreError> {
+        read!(self, conn, events::after(conn, after, limit))
+    }
+
+    async fn event_log(&self) -> Result<EventLog, StoreError> {
+        read!(self, conn, events::log(conn))
+    }
+
+    fn events_written(&self) -> watch::Receiver<u64> {
+        self.inner.events.subscribe()
+    }
+
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, events::prune(tx, before, limit))
+    }
+}
+
+/// A delete that goes on. A long queue is cancelled in several transactions, the credential goes in the last: after a crash midway
+/// it is still there, to be deleted again.
+#[derive(Default)]
+struct Deleting(BTreeMap<BatchId, Changed>);
+
+impl Deleting {
+    fn is_done_with(&mut self, (gone, changed): (bool, Vec<Changed>)) -> bool {
+        for change in changed {
+            // A batch ends at most once here, in whichever slice.
+            self.0.entry(change.batch).or_insert_with(|| Changed::only(change.batch, change.lead)).merge(change);
+        }
+        gone
+    }
+
+    fn all(self) -> Vec<Changed> {
+        self.0.into_values().collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Notifications: what happened is gathered for each rule that wants to hear of it, and a timer tells it, at once or when
 //! the rule's quiet period is over. Whoever gathers or tells holds the row of the project: one at a time.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use sqlx::Row;
@@ -10,11 +11,32 @@ use super::error::Fail;
 use super::pool::Conn;
 use super::read::{json, plain, time};
 use super::to_json;
-use crate::model::{BatchId, DeliveryKind, Event, LeadId, Notice, ProjectId, SendingSettings, Timestamp};
+use crate::model::{
+    BatchId, Change, CredentialChange, CredentialState, DeliveryKind, Event, LeadId, Notice, NoticeKind, ProjectId, SendingSettings,
+    Timestamp,
+};
 use crate::policy::notices::{self, Digest};
 use crate::store::Changed;
 
-/// Whether some rule wants it.
+/// The same as [`note`], for what the lanes saw of a credential: that is also told to those who follow live.
+pub(super) async fn heard(tx: &mut Conn, notice: &Notice) -> Result<bool, Fail> {
+    let seen = match notice.kind {
+        NoticeKind::BreakerOpen => Some((CredentialChange::BreakerOpen, CredentialState::BreakerOpen)),
+        NoticeKind::PluginFault => Some((CredentialChange::PluginFault, CredentialState::Active)),
+        _ => None,
+    };
+    if let (Some((what, state)), Some((credential, channel))) = (seen, &notice.credential) {
+        let (credential, channel) = (*credential, Cow::Borrowed(channel.as_str()));
+        tx.tell(notice.at, notice.project, &Change::Credential { credential, channel, what, enabled: true, state, code: None });
+    }
+    // A call that ends after its lead was erased must not bring anything of it back.
+    if tx.first(sqlx::query(THERE).bind(notice.batch.uuid())).await?.is_none() {
+        return Ok(false);
+    }
+    note(tx, notice).await
+}
+
+/// Whether some rule wants it. The batch is there and stays.
 pub(super) async fn note(tx: &mut Conn, notice: &Notice) -> Result<bool, Fail> {
     let Some((settings, _)) = lock(tx, notice.project).await? else { return Ok(false) };
     let mut wanted = false;
@@ -42,18 +64,19 @@ pub(super) async fn tell(
         tx.run(sqlx::query(FORGET).bind(project.uuid()).bind(name.to_owned())).await?;
         return Ok(None);
     };
-    let Some(last) = digest.events.last() else { return Ok(None) };
+    if digest.events.is_empty() {
+        return Ok(None);
+    }
     // A timer of before the quiet period; the right one stands.
     if quiet_until.is_some_and(|until| until > now) {
         return Ok(None);
     }
-    let id = |name: &str| last.get(name).cloned().unwrap_or_default();
-    let not_read = |error: serde_json::Error| Fail::defect(format!("a notice: {error}"));
-    let batch: BatchId = serde_json::from_value(id("batch_id")).map_err(not_read)?;
-    let lead: LeadId = serde_json::from_value(id("lead_id")).map_err(not_read)?;
-    let Some(place) = tx.first(sqlx::query(PLACE).bind(batch.uuid())).await? else { return Ok(None) };
-    let (correlation, position): (String, Option<i64>) = (place.try_get(0)?, place.try_get(1)?);
-    let about = About { batch, lead, project, correlation, at: now };
+    let Some((about, position)) = about(tx, &digest, project, now).await? else {
+        // All that it would tell of is gone; what happens next is told at once.
+        tx.run(sqlx::query(FORGET).bind(project.uuid()).bind(name.to_owned())).await?;
+        return Ok(None);
+    };
+    let (batch, lead) = (about.batch, about.lead);
     let event = Event {
         kind: "notification".to_owned(),
         external_id: project.to_string(),
@@ -74,6 +97,21 @@ pub(super) async fn tell(
     let quiet_until = now.plus(Duration::from_secs(u64::from(rule.quiet_sec)));
     write(tx, project, name, quiet_until, &Digest::default()).await?;
     Ok(Some(Changed { queued: vec![rule.credential], ..Changed::only(batch, lead) }))
+}
+
+/// What the message hangs on: the newest of the events whose batch is still there, and the last position taken in it.
+async fn about(tx: &mut Conn, digest: &Digest, project: ProjectId, now: Timestamp) -> Result<Option<(About, Option<i64>)>, Fail> {
+    for event in digest.events.iter().rev() {
+        let id = |name: &str| event.get(name).cloned().unwrap_or_default();
+        let not_read = |error: serde_json::Error| Fail::defect(format!("a notice: {error}"));
+        let batch: BatchId = serde_json::from_value(id("batch_id")).map_err(not_read)?;
+        let lead: LeadId = serde_json::from_value(id("lead_id")).map_err(not_read)?;
+        if let Some(row) = tx.first(sqlx::query(PLACE).bind(batch.uuid())).await? {
+            let about = About { batch, lead, project, correlation: row.try_get(0)?, at: now };
+            return Ok(Some((about, row.try_get(1)?)));
+        }
+    }
+    Ok(None)
 }
 
 /// The project's settings and its locale, which stay as they are until the transaction ends.
@@ -111,4 +149,8 @@ const TIMER: &str = "insert into timers (due_at, subject, kind, rule) values ($1
 const FORGET: &str = "delete from notices where project_id = $1 and rule = $2";
 
 const PLACE: &str = "
-select b.correlation, (select max(position) from deliveries where batch_id = b.id) from batches b where b.id = $1";
+select b.correlation, (select max(position) from deliveries where batch_id = b.id) from batches b where b.id = $1
+   for key share of b";
+
+/// It is not removed before this transaction ends.
+const THERE: &str = "select 1 from batches where id = $1 for key share";

@@ -11,10 +11,14 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
+use tokio::sync::watch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::error::Elapsed;
 
 use super::error::{Fail, is_alive};
+use super::events;
+use crate::model::{Change, ProjectId, Timestamp};
+use crate::store::EventPack;
 
 /// A statement with its parameters.
 pub(super) type Ask<'q> = Query<'q, Postgres, PgArguments>;
@@ -51,12 +55,14 @@ pub(super) struct Pool {
     idle: Mutex<Vec<Idle>>,
     room: Arc<Semaphore>,
     closed: AtomicBool,
+    /// Changes when events were committed.
+    written: watch::Sender<u64>,
 }
 
 impl Pool {
-    pub(super) fn new(way: Way, most: u32) -> Arc<Self> {
+    pub(super) fn new(way: Way, most: u32, written: watch::Sender<u64>) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(most.max(1) as usize));
-        Arc::new(Self { way, idle: Mutex::default(), room, closed: AtomicBool::new(false) })
+        Arc::new(Self { way, idle: Mutex::default(), room, closed: AtomicBool::new(false), written })
     }
 
     /// A connection for one piece of work.
@@ -73,7 +79,7 @@ impl Pool {
             Some(idle) => idle.conn,
             None => connect(&self.way.options).await?,
         };
-        Ok(Conn { conn: Some(conn), pool: self.clone(), _permit: permit, clean: true, open: false, jobs: 0 })
+        Ok(Conn { conn: Some(conn), pool: self.clone(), _permit: permit, clean: true, open: false, jobs: 0, events: EventPack::default() })
     }
 
     /// Closes what was not used for a while.
@@ -138,6 +144,8 @@ pub(super) struct Conn {
     open: bool,
     /// Jobs that the open transaction added, less those it removed.
     pub(super) jobs: i64,
+    /// What the open transaction changed, for those who follow live.
+    pub(super) events: EventPack,
 }
 
 impl Conn {
@@ -166,10 +174,16 @@ impl Conn {
 
     /// Makes it last; how many jobs there are more now. When the connection breaks off here, nobody knows whether it did.
     pub(super) async fn commit(&mut self) -> Result<i64, Fail> {
+        let told = events::append(self).await?;
         let done = self.simple("commit").await;
         self.open = false;
         match done {
-            Ok(()) => Ok(std::mem::take(&mut self.jobs)),
+            Ok(()) => {
+                if told {
+                    self.pool.written.send_modify(|turns| *turns = turns.wrapping_add(1));
+                }
+                Ok(std::mem::take(&mut self.jobs))
+            }
             Err(Fail::Again(why)) if !self.clean => Err(Fail::unavailable(why)),
             Err(error) => Err(error),
         }
@@ -179,6 +193,27 @@ impl Conn {
         if self.open && self.clean {
             self.open = self.simple("rollback").await.is_err();
         }
+    }
+
+    /// Notes a change; it is told when it is committed.
+    pub(super) fn tell(&mut self, at: Timestamp, project: ProjectId, change: &Change<'_>) {
+        self.events.push(at, project, change);
+    }
+
+    /// A statement that no transaction can hold, as long as it takes.
+    pub(super) async fn alone(&mut self, sql: &'static str) -> Result<(), Fail> {
+        // Behind a pooler nothing may be set that outlives a transaction, and nothing was.
+        let (before, after): (&[&str], &[&str]) =
+            if self.pool.way.direct { (&["set statement_timeout = 0"], &["reset statement_timeout"]) } else { (&[], &[]) };
+        for sql in before.iter().chain(&[sql]).chain(after) {
+            let done = self.script((*sql).to_owned()).await;
+            if done.is_err() {
+                // It does not go back with another timeout than it came with.
+                self.clean = false;
+                return done;
+            }
+        }
+        Ok(())
     }
 
     async fn simple(&mut self, sql: &'static str) -> Result<(), Fail> {

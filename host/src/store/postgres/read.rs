@@ -139,7 +139,8 @@ macro_rules! deliveries {
         concat!(
             "select d.id, d.batch_id, d.lead_id, d.project_id, d.credential_id, d.channel,
                     case when j.sending then 'sending' else d.status end, coalesce(j.attempts, d.attempts), j.due_at, d.last_code, d.last_error,
-                    d.refs, d.url, d.settings, d.created_at, d.finished_at, d.kind, d.event, d.reason, d.deadline_at, d.overdue_at
+                    d.refs, d.url, d.settings, d.created_at, d.finished_at, d.kind, d.event, d.reason, d.deadline_at, d.overdue_at,
+                    d.attempts_pruned
                from deliveries d left join jobs j on j.id = d.id ",
             $rest
         )
@@ -170,6 +171,7 @@ pub(super) fn delivery_row(row: &PgRow) -> Result<Delivery, Fail> {
         reason: row.try_get(18)?,
         deadline_at: time_column(row, 19)?,
         overdue_at: time_column(row, 20)?,
+        attempts_pruned: number(row, 21)?,
     })
 }
 

@@ -21,7 +21,7 @@ pub(super) async fn index(tx: &mut Conn, limit: u32) -> Result<bool, Fail> {
     for row in tx.all(sqlx::query(LEADS).bind(ids.clone())).await? {
         let lead: Lead = json(row.try_get(0)?)?;
         // The first is the project's own, which is a column here.
-        for word in search::of(&lead).words.into_iter().skip(1) {
+        for word in search::words(&lead).into_iter().skip(1) {
             projects.push(lead.project.uuid());
             words.push(word);
             leads.push(lead.id.uuid());

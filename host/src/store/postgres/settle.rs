@@ -1,6 +1,7 @@
 //! Endings and repetitions of deliveries. Jobs and the counters of their batches are locked and read, moved in memory, and
 //! written by a few statements ([`Settling::write`]).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use sqlx::Row;
@@ -10,9 +11,9 @@ use uuid::Uuid;
 use super::book::Book;
 use super::error::Fail;
 use super::pool::Conn;
-use super::read::{memo, number, plain, plain_option, time};
+use super::read::{memo, number, plain, plain_option, time, time_column};
 use super::to_json;
-use crate::model::{BatchId, DeliveryId, DeliveryKind, DeliveryStatus, RemoteRef, Timestamp};
+use crate::model::{BatchId, Change, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, RemoteRef, Timestamp, told_code};
 use crate::store::sqlite::words::Word;
 use crate::store::{Changed, NewAttempt};
 
@@ -30,6 +31,12 @@ pub(super) struct Job {
     pub(super) sending: bool,
     pub(super) kind: DeliveryKind,
     pub(super) due_at: Timestamp,
+    /// It gets no further attempt.
+    pub(super) stop: bool,
+    /// Its credential.
+    credential: CredentialId,
+    channel: String,
+    pub(super) deadline_at: Option<Timestamp>,
 }
 
 impl Job {
@@ -45,6 +52,10 @@ impl Job {
             sending: row.try_get(7)?,
             kind: DeliveryKind::read(row.try_get(8)?)?,
             due_at: time(row.try_get(9)?),
+            stop: row.try_get(10)?,
+            credential: CredentialId::from_uuid(row.try_get(11)?).of_lane(),
+            channel: row.try_get(12)?,
+            deadline_at: time_column(row, 13)?,
         })
     }
 
@@ -70,6 +81,13 @@ impl Ending<'_> {
     }
 }
 
+/// Whether the fallbacks of a batch are cancelled with what it counts: when a person withdraws it, and not when it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fallbacks {
+    Stay,
+    Too,
+}
+
 /// When a delivery is tried again.
 pub(super) struct Repeat<'a> {
     pub(super) due_at: Timestamp,
@@ -77,7 +95,16 @@ pub(super) struct Repeat<'a> {
     pub(super) maybe_sent: bool,
     /// The number of the last attempt written.
     pub(super) calls: u32,
+    pub(super) now: Timestamp,
     pub(super) last: Option<&'a (String, String)>,
+}
+
+/// What happened to a delivery. One that is due at a time is tried again.
+struct Happened<'a> {
+    status: DeliveryStatus,
+    due_at: Option<Timestamp>,
+    code: Option<&'a str>,
+    at: Timestamp,
 }
 
 /// What is written of a delivery that ended.
@@ -102,6 +129,8 @@ pub(super) struct Settling {
     ends: BTreeMap<Uuid, End>,
     repeats: BTreeMap<Uuid, Job>,
     lasts: BTreeMap<Uuid, (String, String)>,
+    /// Jobs that get no further attempt, and when their leases end.
+    stops: BTreeMap<Uuid, i64>,
 }
 
 impl Settling {
@@ -163,16 +192,20 @@ impl Settling {
         self.repeats.remove(&id);
         self.jobs.remove(&job.delivery);
         tx.jobs -= 1;
+        let code = last.map(|(code, _)| code.as_str());
+        self.tell(tx, job, &Happened { status, due_at: None, code, at: now })?;
         self.book.moved(job.batch, job.kind, (DeliveryStatus::Queued, status), now)
     }
 
-    pub(super) fn repeat(&mut self, job: &Job, repeat: Repeat<'_>) -> Result<Changed, Fail> {
-        let Repeat { due_at, attempts, maybe_sent, calls, last } = repeat;
+    pub(super) fn repeat(&mut self, tx: &mut Conn, job: &Job, repeat: Repeat<'_>) -> Result<Changed, Fail> {
+        let Repeat { due_at, attempts, maybe_sent, calls, now, last } = repeat;
         let id = job.delivery.uuid();
         self.last(id, last);
         let again = Job { due_at, attempts, maybe_sent, calls, sending: false, ..job.clone() };
         self.repeats.insert(id, again.clone());
         self.jobs.insert(job.delivery, again);
+        let code = last.map(|(code, _)| code.as_str());
+        self.tell(tx, job, &Happened { status: DeliveryStatus::Queued, due_at: Some(due_at), code, at: now })?;
         self.book.unchanged(job.batch)
     }
 
@@ -183,24 +216,59 @@ impl Settling {
         }
     }
 
-    /// Ends what waits in a batch as cancelled. How many, and the last change.
-    pub(super) async fn cancel_waiting(&mut self, tx: &mut Conn, batch: BatchId, now: Timestamp) -> Result<(u32, Option<Changed>), Fail> {
-        let rows = tx.all(sqlx::query(WAITING).bind(batch.uuid()).bind(now.as_millis())).await?;
-        let mut waiting = Vec::new();
-        for row in &rows {
-            let job = Job::read(row)?;
-            // What this transaction knows, it may have moved.
-            if !self.jobs.contains_key(&job.delivery) && !self.ends.contains_key(&job.delivery.uuid()) {
-                waiting.push(job);
+    /// Notes what happened to a job's delivery, for those who follow live.
+    fn tell(&mut self, tx: &mut Conn, job: &Job, happened: &Happened<'_>) -> Result<(), Fail> {
+        let (lead, project) = self.book.belongs(job.batch)?;
+        let change = Change::Delivery {
+            delivery: job.delivery,
+            batch: job.batch,
+            lead,
+            credential: job.credential,
+            channel: Cow::Borrowed(&job.channel),
+            kind: job.kind,
+            status: happened.status,
+            due_at: happened.due_at,
+            retry: happened.due_at.is_some(),
+            code: happened.code.and_then(told_code).map(Cow::Borrowed),
+        };
+        tx.tell(happened.at, project, &change);
+        Ok(())
+    }
+
+    /// Ends what waits in a batch as cancelled, and lets what is being sent have no further attempt. How many ended, and what
+    /// changed.
+    pub(super) async fn cancel_waiting(
+        &mut self,
+        tx: &mut Conn,
+        batch: BatchId,
+        fallbacks: Fallbacks,
+        now: Timestamp,
+    ) -> Result<(u32, Option<Changed>), Fail> {
+        let too = fallbacks == Fallbacks::Too;
+        // What this transaction knows, it may have moved.
+        let known: Vec<Uuid> = self.jobs.keys().map(|id| id.uuid()).chain(self.ends.keys().copied()).collect();
+        let rows = tx.all(sqlx::query(BESIDE).bind(batch.uuid()).bind(too).bind(known)).await?;
+        let mut beside = rows.iter().map(Job::read).collect::<Result<Vec<_>, _>>()?;
+        let concerns = |job: &&Job| job.batch == batch && (job.kind == DeliveryKind::Lead || (too && job.kind == DeliveryKind::Fallback));
+        beside.extend(self.jobs.values().filter(concerns).cloned());
+        beside.sort_by_key(|job| job.delivery);
+        let (mut count, mut changed) = (0, None::<Changed>);
+        for job in beside {
+            if job.waits(now) {
+                count += 1;
+                let one = self.end(tx, &job, Ending::cancelled(job.attempts, now))?;
+                changed.get_or_insert_with(|| Changed::only(one.batch, one.lead)).merge(one);
+            } else {
+                // Should the node be lost meanwhile, a timer at the end of the lease cancels it.
+                let unchanged = self.book.unchanged(batch)?;
+                changed.get_or_insert(unchanged).timer = true;
+                self.stops.insert(job.delivery.uuid(), job.due_at.as_millis());
+                if let Some(known) = self.jobs.get_mut(&job.delivery) {
+                    known.stop = true;
+                }
             }
         }
-        let counts = |job: &&Job| job.batch == batch && job.kind == DeliveryKind::Lead && job.waits(now);
-        waiting.extend(self.jobs.values().filter(counts).cloned());
-        let mut changed = None;
-        for job in &waiting {
-            changed = Some(self.end(tx, job, Ending::cancelled(job.attempts, now))?);
-        }
-        Ok((u32::try_from(waiting.len()).unwrap_or(u32::MAX), changed))
+        Ok((count, changed))
     }
 
     /// Writes everything, and what follows the ends of batches.
@@ -210,6 +278,10 @@ impl Settling {
         }
         if !self.ends.is_empty() || !self.repeats.is_empty() {
             write_jobs(tx, &self.ends, &self.repeats, &self.lasts).await?;
+        }
+        if !self.stops.is_empty() {
+            let (ids, ends): (Vec<Uuid>, Vec<i64>) = self.stops.into_iter().unzip();
+            tx.run(sqlx::query(STOP).bind(ids).bind(ends)).await?;
         }
         self.book.write(tx).await
     }
@@ -277,7 +349,8 @@ async fn write_jobs(
 macro_rules! jobs {
     ($rest:literal) => {
         concat!(
-            "select j.id, j.batch_id, j.fence, j.attempts, j.calls, j.maybe_sent, j.memo, j.sending, j.kind, j.due_at from jobs j ",
+            "select j.id, j.batch_id, j.fence, j.attempts, j.calls, j.maybe_sent, j.memo, j.sending, j.kind, j.due_at, j.stop, j.lane_id,
+                    j.channel, j.deadline_at from jobs j ",
             $rest
         )
     };
@@ -285,12 +358,21 @@ macro_rules! jobs {
 
 const LOCK: &str = jobs!("where j.id = any($1) order by j.id for update");
 
-/// Who holds one of these is about to lease it, or is its worker: then it is being sent.
-const WAITING: &str = jobs!(
-    "where j.id = any(array(select d.id from deliveries d where d.batch_id = $1 and d.kind = 'lead' and d.status = 'queued'))
-       and j.kind = 'lead' and (not j.sending or j.due_at <= $2)
-     order by j.id for update skip locked"
+/// Whoever holds one of these leases it at this moment: that is waited for, and then it is being sent. Someone who holds one
+/// and waits for another that this transaction holds moves the ends of leases: that circle is undone by the server.
+const BESIDE: &str = jobs!(
+    "where j.id = any(array(select d.id from deliveries d
+                             where d.batch_id = $1 and (d.kind = 'lead' or ($2 and d.kind = 'fallback')) and d.status = 'queued'))
+       and j.id <> all($3)
+     order by j.id for update"
 );
+
+const STOP: &str = "
+with t as (
+    insert into timers (due_at, subject, kind, rule)
+    select u.due_at, u.id, 'deadline', 'stop' from unnest($1::uuid[], $2::bigint[]) as u (id, due_at) order by 1, 2
+    on conflict do nothing)
+update jobs set stop = true where id = any($1)";
 
 const INSERT_ATTEMPTS: &str = "
 insert into attempts (delivery_id, no, id, started_at, duration_ms, outcome, counted, code, message, exchanges, plugin, correlation, node)

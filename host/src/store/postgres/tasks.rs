@@ -1,5 +1,7 @@
 //! Tasks, and their slices: what a slice does to rows is written with the step of the task's cursor.
 
+use std::collections::HashMap;
+
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -10,6 +12,7 @@ use super::backlog::Backlog;
 use super::error::Fail;
 use super::pool::Conn;
 use super::read::{self, json, number, plain, time, time_column};
+use super::walk::time_of;
 use super::{answers, bulk, to_json};
 use crate::model::{
     BatchId, CredentialId, DeliveryId, LeadId, ProjectId, Task, TaskError, TaskId, TaskKind, TaskProgress, TaskStatus, Timestamp,
@@ -137,7 +140,7 @@ impl Ready {
             SliceWork::Cancel(ids) => Work::Cancel(ids),
             SliceWork::Send(intakes) => {
                 let sendings = intakes.iter().map(Sending::of).collect();
-                Work::Send(intakes.into_iter().map(Accepting::new).collect::<Result<_, _>>()?, sendings)
+                Work::Send(intakes.into_iter().map(Accepting::in_bulk).collect::<Result<_, _>>()?, sendings)
             }
         };
         Ok(Self { task, from, to, work, looked_at, errors, now })
@@ -146,7 +149,7 @@ impl Ready {
 
 impl Sending {
     fn of(intake: &Intake) -> Self {
-        let lanes = intake.deliveries.iter().map(|delivery| delivery.credential_id).collect();
+        let lanes = intake.deliveries.iter().map(|delivery| delivery.credential_id.bulk_lane()).collect();
         Self { batch: intake.batch, lead: intake.lead.id, lanes }
     }
 }
@@ -157,11 +160,12 @@ pub(super) async fn slice(tx: &mut Conn, backlog: &Backlog, ready: &Ready) -> Re
     if row.try_get::<Option<Vec<u8>>, _>(0)? != ready.from {
         return Ok(None);
     }
+    let began = time(row.try_get(2)?);
     let sliced = match &ready.work {
         // Retried work waits like any other: past the limit, the task waits as well.
-        Work::Retry(ids) => bulk::retry(tx, ids, ready.now, |count| fits(backlog, count)).await?,
+        Work::Retry(ids) => bulk::retry(tx, ids, began, ready.now, |count| fits(backlog, count)).await?,
         Work::Cancel(ids) => bulk::cancel(tx, ids, ready.now).await?,
-        Work::Send(intakes, sendings) => send(tx, backlog, intakes, sendings).await?,
+        Work::Send(intakes, sendings) => send(tx, backlog, intakes, sendings, began).await?,
     };
     let mut first: Vec<TaskError> = json(row.try_get(1)?)?;
     first.extend(ready.errors.iter().take(KEPT_ERRORS.saturating_sub(first.len())).cloned());
@@ -186,11 +190,18 @@ fn fits(backlog: &Backlog, jobs: u64) -> Result<(), Fail> {
     }
 }
 
-async fn send(tx: &mut Conn, backlog: &Backlog, intakes: &[Accepting], sendings: &[Sending]) -> Result<Sliced, Fail> {
+/// Leads that were sent again since the task began, by another one or by hand, are not sent once more, and those that are
+/// gone do not come back.
+async fn send(tx: &mut Conn, backlog: &Backlog, intakes: &[Accepting], sendings: &[Sending], began: Timestamp) -> Result<Sliced, Fail> {
     let mut sliced = Sliced::default();
     // All or nothing: what is refused for one (the backlog is full) stops the slice before anything of it is written.
     fits(backlog, sendings.iter().map(|sending| sending.lanes.len() as u64).sum())?;
-    let mut all = intakes.iter().zip(sendings).peekable();
+    let mut newest: HashMap<LeadId, BatchId> = HashMap::new();
+    for row in tx.all(sqlx::query(NEWEST).bind(sendings.iter().map(|sending| sending.lead.uuid()).collect::<Vec<_>>())).await? {
+        newest.insert(LeadId::from_uuid(row.try_get(0)?), BatchId::from_uuid(row.try_get(1)?));
+    }
+    let still = |(_, sending): &(&Accepting, &Sending)| newest.get(&sending.lead).is_some_and(|batch| time_of(batch.uuid()) <= began);
+    let mut all = intakes.iter().zip(sendings).filter(still).peekable();
     while all.peek().is_some() {
         let mut claims = Claims::default();
         let mut group = Vec::new();
@@ -212,7 +223,10 @@ async fn send(tx: &mut Conn, backlog: &Backlog, intakes: &[Accepting], sendings:
     Ok(sliced)
 }
 
-const STANDING: &str = "select cursor, first_errors from tasks where id = $1 and status = 'running' for update";
+/// Nobody sends them again before this transaction ends.
+const NEWEST: &str = "select id, batch_id from leads where id = any($1) order by id for no key update";
+
+const STANDING: &str = "select cursor, first_errors, created_at from tasks where id = $1 and status = 'running' for update";
 
 const STEP: &str = "
 update tasks set status = $2, cursor = $3, done = done + $4, changed = changed + $5, errors = errors + $6, first_errors = $7, finished_at = $8

@@ -3,6 +3,7 @@
 //!
 //! Each timer is a transaction of its own: the batches of several would be locked in the order of time, and not of their ids.
 
+use serde_json::Value;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -10,11 +11,13 @@ use uuid::Uuid;
 use super::book::Book;
 use super::ended::{self, About, Made};
 use super::error::Fail;
-use super::notices;
 use super::pool::Conn;
-use super::read::{json, time};
+use super::read::{json, json_column, time};
 use super::settle::{Ending, Settling};
-use crate::model::{BatchId, DeliveryId, DeliveryKind, DeliveryStatus, FallbackRule, LeadId, ProjectId, Timestamp};
+use super::{finish, notices};
+use crate::model::{
+    BatchId, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, FallbackRule, FallbackTarget, LeadId, ProjectId, Timestamp,
+};
 use crate::store::Changed;
 use crate::store::sqlite::words::Word;
 
@@ -22,6 +25,9 @@ pub(super) async fn next(conn: &mut Conn) -> Result<Option<Timestamp>, Fail> {
     let due_at: Option<i64> = conn.one(sqlx::query(NEXT)).await?.try_get(0)?;
     Ok(due_at.map(time))
 }
+
+/// The rule of a timer that was set because a batch was cancelled, and not by a deadline.
+const STOP: &str = "stop";
 
 /// A timer that is due.
 #[derive(Debug, Clone)]
@@ -69,7 +75,7 @@ pub(super) async fn fire(tx: &mut Conn, timer: &Timer, now: Timestamp) -> Result
             if !take(tx, timer).await? {
                 return Ok(None);
             }
-            deadline(tx, settling, delivery, now).await
+            deadline(tx, settling, delivery, &timer.rule, now).await
         }
     }
 }
@@ -80,24 +86,38 @@ async fn take(tx: &mut Conn, timer: &Timer) -> Result<bool, Fail> {
     Ok(tx.run(query).await? > 0)
 }
 
-/// Fails a delivery that waits. What is being sent at this moment is looked at again when its lease is over.
-async fn deadline(tx: &mut Conn, mut settling: Settling, delivery: DeliveryId, now: Timestamp) -> Result<Option<Changed>, Fail> {
-    let Some(job) = settling.job(delivery) else { return Ok(None) };
-    if !job.waits(now) {
-        tx.run(sqlx::query(AGAIN).bind(job.due_at.as_millis()).bind(delivery.uuid())).await?;
+/// Fails a delivery that waits, or cancels one that was being sent when its batch was cancelled. What is being sent at this
+/// moment is looked at again when its lease is over.
+async fn deadline(
+    tx: &mut Conn,
+    mut settling: Settling,
+    delivery: DeliveryId,
+    rule: &str,
+    now: Timestamp,
+) -> Result<Option<Changed>, Fail> {
+    let Some(mut job) = settling.job(delivery) else { return Ok(None) };
+    // A retry by hand ends what was said before it.
+    let stops = rule == STOP;
+    if (stops && !job.stop) || (!stops && job.deadline_at.is_none()) {
         return Ok(None);
     }
+    if !job.waits(now) {
+        tx.run(sqlx::query(AGAIN).bind(job.due_at.as_millis()).bind(delivery.uuid()).bind(rule.to_owned())).await?;
+        return Ok(None);
+    }
+    // Nobody answered for that lease.
+    job.maybe_sent |= job.sending;
     let mut why = "it was not sent by its deadline".to_owned();
-    if job.maybe_sent || job.sending {
+    if job.maybe_sent {
         why.push_str("; an earlier attempt may have reached the remote side");
     }
     let last = ("deadline".to_owned(), why);
-    let ending = Ending { status: DeliveryStatus::Failed, refs: &[], url: None, last: Some(&last), attempts: job.attempts, now };
-    let mut changed = settling.end(tx, &job, ending)?;
-    if !settling.book.allows_failures(job.batch)? {
-        let (_, by_siblings) = settling.cancel_waiting(tx, job.batch, now).await?;
-        changed = by_siblings.unwrap_or(changed);
-    }
+    let ending = if job.stop {
+        Ending::cancelled(job.attempts, now)
+    } else {
+        Ending { status: DeliveryStatus::Failed, refs: &[], url: None, last: Some(&last), attempts: job.attempts, now }
+    };
+    let changed = finish::end(tx, &mut settling, &job, ending).await?;
     settling.write(tx).await?;
     Ok(Some(changed))
 }
@@ -107,6 +127,8 @@ struct Watched {
     about: About,
     status: DeliveryStatus,
     channel: String,
+    credential: CredentialId,
+    settings: Option<Value>,
     last_code: Option<String>,
     /// The last position that is taken in its batch.
     position: i64,
@@ -122,20 +144,30 @@ async fn watched(tx: &mut Conn, delivery: DeliveryId, now: Timestamp) -> Result<
         at: now,
     };
     let status = DeliveryStatus::read(row.try_get(0)?)?;
-    Ok(Some(Watched { about, status, channel: row.try_get(5)?, last_code: row.try_get(6)?, position: row.try_get(7)? }))
+    let credential = CredentialId::from_uuid(row.try_get(8)?);
+    let settings = json_column(row.try_get(9)?)?;
+    let (channel, last_code, position) = (row.try_get(5)?, row.try_get(6)?, row.try_get(7)?);
+    Ok(Some(Watched { about, status, channel, credential, settings, last_code, position }))
 }
 
 /// Sends the lead elsewhere, unless the delivery is done or was withdrawn.
 async fn fallback(tx: &mut Conn, delivery: DeliveryId, rule: &FallbackRule, now: Timestamp) -> Result<Option<Changed>, Fail> {
-    let Some(Watched { about, status, channel, last_code, position }) = watched(tx, delivery, now).await? else { return Ok(None) };
+    let Some(found) = watched(tx, delivery, now).await? else { return Ok(None) };
+    let Watched { about, status, channel, credential, settings, last_code, position } = found;
     if matches!(status, DeliveryStatus::Delivered | DeliveryStatus::Skipped | DeliveryStatus::Cancelled) {
+        return Ok(None);
+    }
+    // A rule of a channel may name one of its own credentials: where the lead waits already, a second one would double it.
+    let elsewhere = |target: &&FallbackTarget| target.credential != credential || target.settings != settings;
+    let targets: Vec<_> = rule.to.iter().filter(elsewhere).collect();
+    if targets.is_empty() {
         return Ok(None);
     }
     let last = last_code.map_or_else(String::new, |code| format!("; last: {code}"));
     let state = if status == DeliveryStatus::Queued { "not delivered" } else { status.name() };
     let reason = format!("rule `{}`: {delivery} to {channel} is {state} after {} s{last}", rule.name, rule.within_sec);
     let mut changed = Changed::only(about.batch, about.lead);
-    for (n, target) in rule.to.iter().enumerate() {
+    for (n, target) in targets.into_iter().enumerate() {
         let made = Made {
             kind: DeliveryKind::Fallback,
             credential: target.credential,
@@ -158,11 +190,11 @@ const DUE: &str = "select due_at, subject, kind, rule, data from timers where du
 
 const FORGET: &str = "delete from timers where due_at = $1 and subject = $2 and kind = $3 and rule = $4";
 
-const AGAIN: &str = "insert into timers (due_at, subject, kind, rule) values ($1, $2, 'deadline', '') on conflict do nothing";
+const AGAIN: &str = "insert into timers (due_at, subject, kind, rule) values ($1, $2, 'deadline', $3) on conflict do nothing";
 
 const WATCHED: &str = "
 select d.status, d.batch_id, d.lead_id, d.project_id, b.correlation, d.channel, d.last_code,
-       (select max(position) from deliveries where batch_id = d.batch_id)
+       (select max(position) from deliveries where batch_id = d.batch_id), d.credential_id, d.settings
   from deliveries d join batches b on b.id = d.batch_id where d.id = $1";
 
 const OVERDUE: &str = "update deliveries set overdue_at = coalesce(overdue_at, $2) where id = $1";

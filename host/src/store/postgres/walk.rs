@@ -6,7 +6,7 @@ use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::read::plain;
-use crate::model::{BatchStatus, CredentialId, DeliveryStatus, LeadStatus, ProjectId};
+use crate::model::{BatchStatus, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Timestamp};
 use crate::store::ListQuery;
 use crate::store::sqlite::words::Word;
 
@@ -246,6 +246,12 @@ impl Bound {
 }
 
 const SLACK_MS: i64 = 86_400_000;
+
+/// The time that a UUIDv7 carries.
+pub(super) fn time_of(id: Uuid) -> Timestamp {
+    let (seconds, nanos) = id.get_timestamp().map_or((0, 0), |at| at.to_unix());
+    Timestamp::from_millis(i64::try_from(seconds).unwrap_or(i64::MAX / 2_000) * 1_000 + i64::from(nanos / 1_000_000))
+}
 
 /// The smallest UUIDv7 of a time.
 pub(super) fn id_at(millis: i64) -> Uuid {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
@@ -150,7 +151,7 @@ async fn take<K: Kind>(store: &Arc<Inner>, group: Vec<(K, Reply<K::Answer>)>) {
 }
 
 async fn try_hard<K: Kind>(store: &Arc<Inner>, asked: &[K]) -> Result<Vec<Result<K::Answer, StoreError>>, StoreError> {
-    let mut tries = Tries::default();
+    let (mut tries, began) = (Tries::default(), Instant::now());
     loop {
         let done = K::run(store, asked).await;
         if tries.again(&done) {
@@ -161,7 +162,7 @@ async fn try_hard<K: Kind>(store: &Arc<Inner>, asked: &[K]) -> Result<Vec<Result
             Err(Fail::Again(why)) if asked.len() > 1 => Err(StoreError::Defect(why)),
             done => done.map_err(StoreError::from),
         };
-        store.note(done.as_ref().err());
+        store.note(began, asked.len(), done.as_ref().err());
         return done;
     }
 }

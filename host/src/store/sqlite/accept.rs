@@ -2,6 +2,7 @@
 //!
 //! The writer is alone, so what was read a moment ago in its transaction still holds: duplicates are decided here.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -9,10 +10,11 @@ use rusqlite::params;
 
 use super::answers;
 use super::extras;
-use super::search::{self, Entry};
+use super::search;
 use super::words::Word;
 use super::writer::Tx;
-use crate::model::{BatchCounts, BatchId, BatchOptions, Lead, LeadId, LeadStatus, Timestamp};
+use crate::fault::{self, Point};
+use crate::model::{BatchCounts, BatchId, BatchOptions, Change, DeliveryKind, DeliveryStatus, Lead, LeadId, LeadStatus, Timestamp};
 use crate::policy::batch_status::batch_status;
 use crate::store::{Accepted, AnswerOf, DedupKey, Idempotency, Intake, NewDelivery, StoreError, Written};
 
@@ -23,8 +25,8 @@ pub(super) type Answer = Written<Accepted>;
 pub(super) struct Accepting {
     lead: Arc<Lead>,
     payload: String,
-    /// What the lead is found by.
-    search: Entry,
+    /// What the lead is found by at once.
+    contacts: Vec<String>,
     options: String,
     status: LeadStatus,
     dedup: Option<DedupKey>,
@@ -33,24 +35,30 @@ pub(super) struct Accepting {
     correlation: String,
     idempotency: Option<(Idempotency, AnswerOf)>,
     extras: extras::Prepared,
+    /// Its jobs wait in the bulk lanes.
+    bulk: bool,
 }
 
 impl Accepting {
+    /// A lead that a task sends again.
+    pub(super) fn in_bulk(intake: Intake) -> Result<Self, StoreError> {
+        Ok(Self { bulk: true, ..Self::new(intake)? })
+    }
+
     pub(super) fn new(intake: Intake) -> Result<Self, StoreError> {
         let Intake { lead, status, dedup, batch, options, deliveries, correlation, idempotency, extras } = intake;
         let not_json = |error: serde_json::Error| StoreError::Defect(format!("a lead cannot be written: {error}"));
         let payload = serde_json::to_string(&lead).map_err(not_json)?;
         let extras = extras::Prepared::new(extras, &options, &deliveries)?;
         let options = options_json(&options)?;
-        let search = Entry::of(&lead);
+        let contacts = crate::policy::search::contacts(&lead);
         let lead = Arc::new(lead);
-        Ok(Self { lead, payload, search, options, status, dedup, batch, deliveries, correlation, idempotency, extras })
+        Ok(Self { lead, payload, contacts, options, status, dedup, batch, deliveries, correlation, idempotency, extras, bulk: false })
     }
 
     /// The time of the intake: that of the batch, since a lead that is sent again is older.
     fn now(&self) -> Timestamp {
-        let (seconds, nanos) = self.batch.uuid().get_timestamp().map_or((0, 0), |at| at.to_unix());
-        Timestamp::from_millis(i64::try_from(seconds).unwrap_or(i64::MAX / 2_000) * 1_000 + i64::from(nanos / 1_000_000))
+        super::walk::time_of(self.batch.uuid())
     }
 }
 
@@ -78,16 +86,29 @@ fn one(tx: &mut Tx, one: &Accepting) -> Result<Answer, StoreError> {
     {
         return Ok(written);
     }
+    if one.extras.again && tx.db.first(IS_THERE, params![one.lead.id.uuid()], |_| Ok(()))?.is_none() {
+        return Ok(Written::New(Accepted::Gone));
+    }
     let accepted = match duplicate(tx, one, now)? {
-        Some(first) => Accepted::Duplicate { of: first },
+        Some(first) => {
+            let notes = one.extras.notes();
+            if notes > 0 && tx.backlog + notes > tx.max_backlog {
+                return Err(StoreError::Overloaded { backlog: tx.backlog });
+            }
+            let count = super::prune::note_repeat(tx, first, now)?;
+            extras::note(tx, first, &one.extras, &one.correlation, count, now)?;
+            Accepted::Duplicate { of: first }
+        }
         None => {
             let jobs = one.deliveries.len() as u64;
             if jobs > 0 && tx.backlog + jobs > tx.max_backlog {
                 return Err(StoreError::Overloaded { backlog: tx.backlog });
             }
             write(tx, one, now)?;
+            tell(tx, one, now);
             tx.jobs_added(jobs);
             extras::write(tx, one.batch, &one.extras, now)?;
+            fault::pass(Point::AcceptJobs);
             tx.leads.put(one.lead.clone(), one.payload.len());
             Accepted::New
         }
@@ -107,13 +128,16 @@ fn duplicate(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<Option<LeadId>,
     tx.db.first(FIND_DUPLICATE, params, |row| Ok(LeadId::from_uuid(row.get(0)?)))
 }
 
+const IS_THERE: &str = "select 1 from leads where id = ?1";
+
 const FIND_DUPLICATE: &str = "select lead_id from dedup where project_id = ?1 and hash = ?2 and expires_at > ?3";
 
 fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
     let Accepting { lead, deliveries, correlation, .. } = one;
     let (lead_id, project, batch, created_at) = (lead.id.uuid(), lead.project.uuid(), one.batch.uuid(), now.as_millis());
     tx.db.run(INSERT_LEAD, params![lead_id, project, batch, lead.entity, lead.external_id, one.status.word(), created_at, one.payload])?;
-    search::write(tx, lead_id, &one.search)?;
+    fault::pass(Point::AcceptLead);
+    search::write(tx, lead_id, &one.contacts)?;
     // A batch without deliveries has ended as it begins.
     let total = deliveries.len() as u32;
     let status = batch_status(&BatchCounts { total, pending: total, ..BatchCounts::default() }).word();
@@ -126,12 +150,36 @@ fn write(tx: &Tx, one: &Accepting, now: Timestamp) -> Result<(), StoreError> {
             INSERT_DELIVERY,
             params![id, batch, lead_id, project, credential, position as i64, delivery.channel, settings, created_at],
         )?;
-        tx.db.run(INSERT_JOB, params![id, credential, delivery.due_at.as_millis(), batch, lead_id, correlation, settings])?;
+        let lane = if one.bulk { delivery.credential_id.bulk_lane() } else { delivery.credential_id };
+        tx.db.run(INSERT_JOB, params![id, lane.uuid(), delivery.due_at.as_millis(), batch, lead_id, correlation, settings])?;
     }
     if let Some(key) = &one.dedup {
         tx.db.run(INSERT_DEDUP, params![project, key.hash, lead_id, key.expires_at.as_millis()])?;
     }
     Ok(())
+}
+
+fn tell(tx: &mut Tx, one: &Accepting, now: Timestamp) {
+    let (lead, project, batch) = (one.lead.id, one.lead.project, one.batch);
+    tx.tell(now, project, &Change::Lead { lead, batch, status: one.status });
+    let total = one.deliveries.len() as u32;
+    let counts = BatchCounts { total, pending: total, ..BatchCounts::default() };
+    tx.tell(now, project, &Change::Batch { batch, lead, status: batch_status(&counts), counts });
+    for delivery in &one.deliveries {
+        let change = Change::Delivery {
+            delivery: delivery.id,
+            batch,
+            lead,
+            credential: delivery.credential_id,
+            channel: Cow::Borrowed(&delivery.channel),
+            kind: DeliveryKind::Lead,
+            status: DeliveryStatus::Queued,
+            due_at: Some(delivery.due_at),
+            retry: false,
+            code: None,
+        };
+        tx.tell(now, project, &change);
+    }
 }
 
 /// A lead that is there already is being sent again.
@@ -155,4 +203,4 @@ const INSERT_DEDUP: &str = "insert or replace into dedup (project_id, hash, lead
 
 /// The statements on the hot path, for the check of their plans.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[FIND_DUPLICATE, INSERT_LEAD, INSERT_BATCH, INSERT_DELIVERY, INSERT_JOB, INSERT_DEDUP];
+pub(super) const HOT: &[&str] = &[IS_THERE, FIND_DUPLICATE, INSERT_LEAD, INSERT_BATCH, INSERT_DELIVERY, INSERT_JOB, INSERT_DEDUP];

@@ -8,17 +8,24 @@ use rusqlite::{Row, params};
 use super::ended::{self, Ended};
 use super::words::Word;
 use super::writer::Tx;
-use crate::model::{BatchCounts, BatchId, BatchOptions, BatchStatus, DeliveryKind, DeliveryStatus, LeadId, LeadStatus, Timestamp};
+use crate::fault::{self, Point};
+use crate::model::{
+    BatchCounts, BatchId, BatchOptions, BatchStatus, Change, DeliveryKind, DeliveryStatus, LeadId, LeadStatus, ProjectId, Timestamp,
+};
 use crate::policy::batch_status::{batch_status, lead_status};
 use crate::store::{Changed, StoreError};
 
 struct Entry {
     lead: LeadId,
+    project: ProjectId,
     options: BatchOptions,
     counts: BatchCounts,
     finished_at: Option<Timestamp>,
-    /// What the lead's status was when the batch was read.
+    /// What its own status and the lead's were when the batch was read.
+    was: BatchStatus,
     lead_was: LeadStatus,
+    /// When it was last moved.
+    moved_at: Timestamp,
     /// Its callbacks were queued by an earlier transaction.
     told: bool,
     dirty: bool,
@@ -53,6 +60,12 @@ impl Book {
         Ok(self.entry(tx, batch)?.options.allow_failures)
     }
 
+    /// The lead and the project that the batch belongs to.
+    pub(super) fn belongs(&mut self, tx: &Tx, batch: BatchId) -> Result<(LeadId, ProjectId), StoreError> {
+        let entry = self.entry(tx, batch)?;
+        Ok((entry.lead, entry.project))
+    }
+
     /// Notes that nothing but the delivery itself changed.
     pub(super) fn unchanged(&mut self, tx: &Tx, batch: BatchId) -> Result<Changed, StoreError> {
         Ok(Changed::only(batch, self.entry(tx, batch)?.lead))
@@ -78,6 +91,7 @@ impl Book {
         *left = left.checked_sub(1).ok_or_else(|| StoreError::Defect(format!("{batch} counts no {} delivery", from.word())))?;
         *entry.counts.of(to) += 1;
         entry.dirty = true;
+        entry.moved_at = now;
         let status = batch_status(&entry.counts);
         let pending = status == BatchStatus::Pending;
         entry.finished_at = (!pending).then_some(now);
@@ -94,12 +108,17 @@ impl Book {
     pub(super) fn write(self, tx: &mut Tx) -> Result<(), StoreError> {
         for (id, entry) in self.entries.into_iter().filter(|(_, entry)| entry.dirty) {
             let BatchCounts { pending, delivered, skipped, failed, in_doubt, cancelled, .. } = entry.counts;
-            let (status, finished_at) = (batch_status(&entry.counts).word(), entry.finished_at.map(Timestamp::as_millis));
-            tx.db.run(WRITE, params![id.uuid(), pending, delivered, skipped, failed, in_doubt, cancelled, status, finished_at])?;
-            let lead_is = lead_status(&entry.counts);
-            if lead_is != entry.lead_was {
-                tx.db.run(WRITE_LEAD, params![entry.lead.uuid(), id.uuid(), lead_is.word()])?;
+            let (status, finished_at) = (batch_status(&entry.counts), entry.finished_at.map(Timestamp::as_millis));
+            tx.db.run(WRITE, params![id.uuid(), pending, delivered, skipped, failed, in_doubt, cancelled, status.word(), finished_at])?;
+            fault::pass(Point::BookBatch);
+            let (lead, lead_is) = (entry.lead, lead_status(&entry.counts));
+            if status != entry.was {
+                tx.tell(entry.moved_at, entry.project, &Change::Batch { batch: id, lead, status, counts: entry.counts });
             }
+            if lead_is != entry.lead_was && tx.db.run(WRITE_LEAD, params![lead.uuid(), id.uuid(), lead_is.word()])? > 0 {
+                tx.tell(entry.moved_at, entry.project, &Change::Lead { lead, batch: id, status: lead_is });
+            }
+            fault::pass(Point::BookLead);
             if let (true, Some(at)) = (entry.ended && ended::matters(&entry.options), entry.finished_at) {
                 ended::write(tx, &Ended { batch: id, options: entry.options, counts: entry.counts, told: entry.told, at })?;
             }
@@ -121,8 +140,19 @@ fn read(row: &Row<'_>) -> Result<Entry, StoreError> {
         cancelled: row.get(8)?,
     };
     let lead = LeadId::from_uuid(row.get(0)?);
-    let lead_was = lead_status(&counts);
-    Ok(Entry { lead, options, counts, finished_at: None, lead_was, told: row.get(9)?, dirty: false, ended: false })
+    Ok(Entry {
+        lead,
+        project: ProjectId::from_uuid(row.get(10)?),
+        options,
+        counts,
+        finished_at: None,
+        was: batch_status(&counts),
+        lead_was: lead_status(&counts),
+        moved_at: Timestamp::default(),
+        told: row.get(9)?,
+        dirty: false,
+        ended: false,
+    })
 }
 
 fn no_batch(batch: BatchId) -> StoreError {
@@ -130,7 +160,7 @@ fn no_batch(batch: BatchId) -> StoreError {
 }
 
 const READ: &str = "
-select lead_id, options, total, pending, delivered, skipped, failed, in_doubt, cancelled, told from batches where id = ?1";
+select lead_id, options, total, pending, delivered, skipped, failed, in_doubt, cancelled, told, project_id from batches where id = ?1";
 
 const WRITE: &str = "
 update batches

@@ -10,11 +10,12 @@ use super::writer::Tx;
 use crate::model::{DeliveryId, Timestamp};
 use crate::store::{Changed, Sliced, StoreError};
 
-/// Queues those that ended without success again.
-pub(super) fn retry(tx: &mut Tx, ids: &[DeliveryId], now: Timestamp) -> Result<Sliced, StoreError> {
+/// Queues those again, in the bulk lanes, that ended without success before `began`: what ended later was tried again meanwhile,
+/// by this task or another.
+pub(super) fn retry(tx: &mut Tx, ids: &[DeliveryId], began: Timestamp, now: Timestamp) -> Result<Sliced, StoreError> {
     let mut found = BTreeMap::new();
     for id in ids {
-        if let Some(ended) = finish::retryable(tx, *id)? {
+        if let Some(ended) = finish::retryable(tx, *id, began)? {
             found.insert(*id, ended);
         }
     }
@@ -26,8 +27,9 @@ pub(super) fn retry(tx: &mut Tx, ids: &[DeliveryId], now: Timestamp) -> Result<S
     let mut changed = HashMap::new();
     let mut due = Vec::with_capacity(found.len());
     for (id, ended) in &found {
-        changed.insert(ended.batch, finish::requeue(tx, &mut settling, *id, ended, now)?);
-        due.push(ended.credential);
+        let lane = ended.credential.bulk_lane();
+        changed.insert(ended.batch, finish::requeue(tx, &mut settling, *id, ended, lane, now)?);
+        due.push(lane);
     }
     settling.write(tx)?;
     due.sort_unstable();

@@ -1,5 +1,7 @@
 //! Credentials: settings and sealed secrets.
 
+use std::borrow::Cow;
+
 use rusqlite::types::Value;
 use rusqlite::{params, params_from_iter};
 use sqlx::sqlite::SqliteRow;
@@ -7,10 +9,12 @@ use sqlx::{Row, SqlitePool};
 
 use super::admin::Keep;
 use super::read::{json, json_column, time};
-use super::words::Word;
+use super::words::{Word, word};
 use super::writer::Tx;
 use super::{answers, to_json};
-use crate::model::{Credential, CredentialId, CredentialState, ProjectId, Purpose, StateReason, Timestamp};
+use crate::model::{
+    Change, Credential, CredentialChange, CredentialId, CredentialState, ProjectId, Purpose, StateReason, Timestamp, told_code,
+};
 use crate::store::{Pause, StoreError, Written};
 
 pub(super) async fn create(tx: &mut Tx, credential: &Credential, keep: &Keep) -> Result<Written<()>, StoreError> {
@@ -18,6 +22,7 @@ pub(super) async fn create(tx: &mut Tx, credential: &Credential, keep: &Keep) ->
         return Ok(written);
     }
     insert(tx, credential)?;
+    tell(tx, credential.id, CredentialChange::Created, credential.created_at)?;
     answers::after(tx, keep.as_ref()).await?;
     Ok(Written::New(()))
 }
@@ -48,10 +53,51 @@ insert into credentials (id, entity, channel, name, enabled, config, secrets, ma
                          state_since, version, updated_at, project_id, created_at, purpose, origin)
 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 
-pub(super) fn update(tx: &Tx, credential: &Credential) -> Result<(), StoreError> {
+pub(super) fn update(tx: &mut Tx, credential: &Credential) -> Result<(), StoreError> {
+    let before = told(tx, credential.id)?.map(|told| told.state);
     let changed = tx.db.run(UPDATE, params_from_iter(values(credential)?))?;
-    if changed == 0 { Err(StoreError::Stale) } else { Ok(()) }
+    if changed == 0 {
+        return Err(StoreError::Stale);
+    }
+    tell(tx, credential.id, CredentialChange::Updated, credential.updated_at)?;
+    if before != Some(credential.state) {
+        tell(tx, credential.id, CredentialChange::State, credential.updated_at)?;
+    }
+    Ok(())
 }
+
+/// What is told of an admin's credential.
+struct Told {
+    project: ProjectId,
+    channel: String,
+    enabled: bool,
+    state: CredentialState,
+    code: Option<String>,
+}
+
+fn told(tx: &Tx, id: CredentialId) -> Result<Option<Told>, StoreError> {
+    tx.db.first(TOLD, params![id.uuid()], |row| {
+        let (project, channel, enabled) = (ProjectId::from_uuid(row.get(0)?), row.get(1)?, row.get(2)?);
+        Ok(Told { project, channel, enabled, state: word(row, 3)?, code: row.get(4)? })
+    })
+}
+
+/// Notes what happened to it, for those who follow live. Those that the host made for itself are nobody's to follow.
+pub(super) fn tell(tx: &mut Tx, id: CredentialId, what: CredentialChange, at: Timestamp) -> Result<(), StoreError> {
+    let Some(told) = told(tx, id)? else { return Ok(()) };
+    let change = Change::Credential {
+        credential: id,
+        channel: Cow::Borrowed(&told.channel),
+        what,
+        enabled: told.enabled,
+        state: told.state,
+        code: told.code.as_deref().and_then(told_code).map(Cow::Borrowed),
+    };
+    tx.tell(at, told.project, &change);
+    Ok(())
+}
+
+const TOLD: &str = "select project_id, channel, enabled, state, state_code from credentials where id = ?1 and purpose = 'standing'";
 
 const UPDATE: &str = "
 update credentials
@@ -139,6 +185,7 @@ pub(super) async fn set_state(
         .bind(since.as_millis())
         .execute(&mut tx.conn)
         .await?;
+    tell(tx, id, CredentialChange::State, since)?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -190,4 +237,4 @@ const CREDENTIALS: &str = credentials!("where project_id = $1 and purpose = 'sta
 
 /// The statements, for the check of their plans.
 #[cfg(test)]
-pub(super) const ALL: &[&str] = &[CREDENTIAL, CREDENTIALS, UPDATE, DELETE[0], DELETE[1], DELETE[2]];
+pub(super) const ALL: &[&str] = &[CREDENTIAL, CREDENTIALS, UPDATE, TOLD, DELETE[0], DELETE[1], DELETE[2]];

@@ -53,6 +53,26 @@ impl Direct {
         Ok(self.conn.prepare_cached(sql)?.execute(params)?)
     }
 
+    /// How many rows this connection has changed.
+    pub(super) fn total_changes(&self) -> u64 {
+        self.conn.total_changes()
+    }
+
+    /// Brings the write-ahead log home and empties its file, having rewritten the database file when it is of at most
+    /// `rewritten` bytes. To be called between transactions. `false`: some reader is in the way.
+    pub(super) fn tidy(&self, rewritten: i64) -> Result<bool, StoreError> {
+        let number = |sql: &str| self.conn.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let bytes = number("pragma page_count")?.saturating_mul(number("pragma page_size")?);
+        if bytes <= rewritten {
+            self.conn.execute_batch("vacuum")?;
+        }
+        // Leads wait meanwhile: better to come again than to wait for a reader.
+        self.conn.execute_batch("pragma busy_timeout = 100")?;
+        let in_the_way = number("pragma wal_checkpoint(truncate)");
+        self.conn.execute_batch(RESTORE_BUSY)?;
+        Ok(in_the_way? == 0)
+    }
+
     /// All rows of a statement.
     pub(super) fn all<T>(
         &self,
@@ -79,6 +99,9 @@ impl Direct {
         Ok(self.all(sql, params, read)?.pop())
     }
 }
+
+/// As at opening.
+const RESTORE_BUSY: &str = "pragma busy_timeout = 5000";
 
 const BEGIN: &str = "begin immediate";
 const COMMIT: &str = "commit";

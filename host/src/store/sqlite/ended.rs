@@ -1,6 +1,8 @@
 //! What follows when a batch ends, in the transaction that ends it: its callbacks are queued, once, and the credentials
 //! that were given for it are erased.
 
+use std::borrow::Cow;
+
 use rusqlite::{Row, params};
 use serde_json::{Value, json};
 
@@ -8,8 +10,9 @@ use super::read::time;
 use super::to_json;
 use super::words::{Word, word};
 use super::writer::Tx;
+use crate::fault::{self, Point};
 use crate::model::{
-    BatchCounts, BatchId, BatchOptions, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, Notice, NoticeKind,
+    BatchCounts, BatchId, BatchOptions, Change, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, Event, LeadId, Notice, NoticeKind,
     ProjectId, Timestamp,
 };
 use crate::policy::batch_status::{batch_status, lead_status};
@@ -44,6 +47,7 @@ pub(super) fn write(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
     for id in &ended.options.inline {
         super::credentials::delete(tx, *id)?;
     }
+    fault::pass(Point::EndedCredentials);
     if !ended.told && !ended.options.callbacks.is_empty() {
         tell(tx, ended)?;
     }
@@ -51,6 +55,7 @@ pub(super) fn write(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
         && ended.options.notify.contains(&kind)
     {
         notify(tx, ended, kind)?;
+        fault::pass(Point::EndedNotified);
     }
     Ok(())
 }
@@ -101,7 +106,10 @@ fn tell(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
         };
         insert(tx, &about, made)?;
     }
-    tx.db.run(TOLD, params![ended.batch.uuid()]).map(drop)
+    fault::pass(Point::EndedCallbacks);
+    tx.db.run(TOLD, params![ended.batch.uuid()])?;
+    fault::pass(Point::EndedTold);
+    Ok(())
 }
 
 /// Notes the end for the project's rules, with the first delivery that failed.
@@ -157,8 +165,22 @@ pub(super) fn insert(tx: &mut Tx, about: &About, made: Made<'_>) -> Result<Deliv
         INSERT_DELIVERY,
         params![id, batch, lead, project, credential, position, made.channel, settings, at, kind, event, made.reason],
     )?;
+    fault::pass(Point::EndedDelivery);
     tx.db.run(INSERT_JOB, params![id, credential, at, batch, lead, about.correlation, settings, kind, event])?;
     tx.jobs_added(1);
+    let change = Change::Delivery {
+        delivery,
+        batch: about.batch,
+        lead: about.lead,
+        credential: made.credential,
+        channel: Cow::Borrowed(made.channel),
+        kind: made.kind,
+        status: DeliveryStatus::Queued,
+        due_at: Some(about.at),
+        retry: false,
+        code: None,
+    };
+    tx.tell(about.at, about.project, &change);
     Ok(delivery)
 }
 

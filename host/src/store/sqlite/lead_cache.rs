@@ -44,6 +44,11 @@ impl LeadCache {
         }
     }
 
+    /// Forgets a lead; its place in the order goes with the oldest ones.
+    pub(in crate::store) fn remove(&self, id: LeadId) {
+        self.lock().leads.remove(&id);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -27,7 +27,7 @@ pub(super) fn lease(tx: &Tx, lanes: &[LaneQuota], now: Timestamp, until: Timesta
     Ok(all)
 }
 
-const DUE: &str = "select id from jobs where lane_id = ?1 and due_at <= ?2 order by due_at, id limit ?3";
+const DUE: &str = "select id from jobs where lane_id = ?1 and due_at <= ?2 and stop = 0 order by due_at, id limit ?3";
 
 /// The right-hand sides see the row as it was, so a job that is still `sending` was leased before and never answered: that
 /// attempt counts, as lost. Each is kept count of until an answer comes that writes them all: a node may die more than

@@ -17,6 +17,8 @@ use crate::store::{Cursor, Found, ListQuery, StoreError};
 const LEADS_AT_ONCE: u32 = 100;
 /// How often that is done for one page.
 const ROUNDS: usize = 5;
+/// How many of these may look at [`LOOK`] rows and find fewer leads than there is room for; then the page is short.
+const VAIN_ROUNDS: usize = 2;
 
 /// What is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,6 +365,7 @@ async fn by_lead<T>(
     let mut items: Vec<T> = Vec::new();
     let mut room = Room::new(limit, columns);
     let mut last = None;
+    let mut vain = 0;
     for _ in 0..ROUNDS {
         let listing = Listing::new(&leads_asked, Kind::Leads(None), begin);
         let read_id = |row: &SqliteRow| Ok(row.try_get::<Uuid, _>(0)?);
@@ -384,6 +387,10 @@ async fn by_lead<T>(
         }
         let Some(next) = next else { return Ok(Found { items, next: None }) };
         (begin, within) = (Bound { at: Some(next), with_it: false }, None);
+        vain += usize::from(leads.len() < LEADS_AT_ONCE as usize);
+        if vain == VAIN_ROUNDS {
+            break;
+        }
     }
     Ok(Found { items, next: begin.at.map(Cursor::below) })
 }

@@ -7,17 +7,21 @@
 mod accept;
 mod admin;
 mod answers;
+mod audit;
 mod book;
 mod bulk;
 mod credentials;
 mod direct;
 mod ended;
+mod erasures;
 mod error;
+mod events;
 mod extras;
 pub(super) mod failing;
 mod finish;
 #[cfg(test)]
 mod full;
+mod gone;
 mod kv;
 pub(super) mod lead_cache;
 mod lease;
@@ -27,12 +31,15 @@ mod open;
 mod page;
 #[cfg(test)]
 mod plans;
+mod prune;
+mod queues;
 mod read;
 mod search;
 mod sending;
 mod settle;
 mod speed;
 mod tasks;
+mod tidy;
 mod timers;
 mod walk;
 pub(super) mod words;
@@ -47,15 +54,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use serde::Serialize;
 use sqlx::{Row, SqlitePool};
+use tokio::sync::watch;
 
 use self::accept::Accepting;
 use super::{
-    Accepted, Changed, Finish, Found, Idempotency, Intake, JobRef, KvEntry, KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery,
-    Page, Pause, Pruned, Slice, Sliced, Speed, Store, StoreError, StoredAnswer, Written,
+    Accepted, Act, Acted, AuditQuery, Changed, EraseStep, Erased, EventLog, EventPage, Finish, Found, Idempotency, Intake, JobRef, KvEntry,
+    KvWrite, KvWritten, LaneDue, LaneQuota, Leased, ListQuery, Page, Pause, Prune, Pruned, PrunedAttempts, PrunedLeads, Queues, Slice,
+    Sliced, Speed, Store, StoreError, StoredAnswer, Written,
 };
+use crate::metrics::StoreMetrics;
 use crate::model::{
-    ApiKey, Attempt, Batch, BatchId, CallbackSecrets, Credential, CredentialId, CredentialState, Delivery, DeliveryId, KeyId, LeadId,
-    LeadRecord, Notice, Pin, Project, ProjectId, StateReason, Task, TaskId, Timestamp,
+    ApiKey, Attempt, AuditLine, Batch, BatchId, CallbackSecrets, Cleanup, Credential, CredentialChange, CredentialId, CredentialState,
+    Delivery, DeliveryId, Erasure, ErasureId, EventPosition, KeyId, LeadId, LeadRecord, Notice, Pin, Project, ProjectId, Repeats,
+    StateReason, Task, TaskId, Timestamp,
 };
 
 /// Settings of a store.
@@ -65,11 +76,13 @@ pub struct StoreOptions {
     pub max_backlog: u64,
     /// Connections for reads.
     pub readers: u32,
+    /// What it counts into.
+    pub metrics: StoreMetrics,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { max_backlog: 1_000_000, readers: 4 }
+        Self { max_backlog: 1_000_000, readers: 4, metrics: StoreMetrics::default() }
     }
 }
 
@@ -81,6 +94,8 @@ pub struct SqliteStore {
     readers: SqlitePool,
     backlog: Arc<AtomicU64>,
     failing: Arc<failing::Failing>,
+    tidy: Arc<tidy::Tidy>,
+    events: watch::Sender<u64>,
 }
 
 impl SqliteStore {
@@ -189,6 +204,10 @@ impl Store for SqliteStore {
         lease::lanes(&self.readers).await
     }
 
+    async fn queues(&self) -> Result<Queues, StoreError> {
+        queues::queues(&self.readers).await
+    }
+
     async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
         write!(self, tx, [id, now], ready(finish::retry_delivery(tx, *id, *now)))
     }
@@ -211,7 +230,7 @@ impl Store for SqliteStore {
 
     async fn note(&self, notice: &Notice) -> Result<bool, StoreError> {
         let notice = notice.clone();
-        write!(self, tx, [notice], ready(notices::note(tx, notice)))
+        write!(self, tx, [notice], ready(notices::heard(tx, notice)))
     }
 
     async fn lead(&self, id: LeadId) -> Result<Option<LeadRecord>, StoreError> {
@@ -266,6 +285,64 @@ impl Store for SqliteStore {
         read::attempts(&self.readers, delivery).await
     }
 
+    async fn repeats(&self, leads: &[LeadId]) -> Result<BTreeMap<LeadId, Repeats>, StoreError> {
+        prune::repeats(&self.readers, leads).await
+    }
+
+    async fn prune_leads(&self, prune: Prune<LeadId>) -> Result<PrunedLeads, StoreError> {
+        write!(self, tx, [prune], ready(prune::leads(tx, prune)))
+    }
+
+    async fn prune_attempts(&self, prune: Prune<DeliveryId>) -> Result<PrunedAttempts, StoreError> {
+        write!(self, tx, [prune], ready(prune::attempts(tx, prune)))
+    }
+
+    async fn prune_tasks(&self, project: Option<ProjectId>, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, [project, before, limit], ready(prune::tasks(tx, *project, *before, *limit)))
+    }
+
+    async fn cleanup(&self, project: Option<ProjectId>) -> Result<Option<Cleanup>, StoreError> {
+        prune::cleanup(&self.readers, project).await
+    }
+
+    async fn note_cleanup(&self, cleanup: &Cleanup) -> Result<(), StoreError> {
+        let cleanup = cleanup.clone();
+        write!(self, tx, [cleanup], ready(prune::note_cleanup(tx, cleanup)))
+    }
+
+    async fn create_erasure(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        let erasure = erasure.clone();
+        write!(self, tx, [erasure], ready(erasures::create(tx, erasure)))
+    }
+
+    async fn erasure(&self, id: ErasureId) -> Result<Option<Erasure>, StoreError> {
+        erasures::erasure(&self.readers, id).await
+    }
+
+    async fn erasures(&self, project: Option<ProjectId>, before: Option<ErasureId>, limit: u32) -> Result<Page<Erasure>, StoreError> {
+        erasures::erasures(&self.readers, project, before, limit).await
+    }
+
+    async fn running_erasures(&self, limit: u32) -> Result<Vec<Erasure>, StoreError> {
+        erasures::running(&self.readers, limit).await
+    }
+
+    /// The last step is about the files, which no transaction can be.
+    async fn erase(&self, step: &EraseStep) -> Result<Option<Erased>, StoreError> {
+        let (shared, tidied) = (step.clone(), self.tidy.done());
+        let taken = write!(self, tx, [shared], ready(erasures::step(tx, shared)))?;
+        let Some(erasures::Taken { erased, tidies }) = taken else { return Ok(None) };
+        if !tidies {
+            return Ok(Some(erased));
+        }
+        if self.tidy.done() == tidied {
+            return Ok(Some(Erased { later: true, ..erased }));
+        }
+        let (id, now) = (step.erasure, step.now);
+        write!(self, tx, [id, now], ready(erasures::complete(tx, *id, *now)))?;
+        Ok(Some(Erased { done: true, ..erased }))
+    }
+
     async fn create_task(&self, task: &Task, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {
         let task = task.clone();
         write!(self, tx, [task, keep], tasks::create(tx, task, keep))
@@ -293,10 +370,10 @@ impl Store for SqliteStore {
     }
 
     async fn index_leads(&self, limit: u32) -> Result<bool, StoreError> {
-        if !search::is_behind(&self.readers).await? {
-            return Ok(false);
-        }
-        write!(self, tx, [limit], search::index(tx, *limit))
+        let Some(slice) = search::unindexed(&self.readers, limit).await? else { return Ok(false) };
+        let more = slice.is_full;
+        write!(self, tx, [slice], ready(search::index(tx, slice)))?;
+        Ok(more)
     }
 
     async fn create_project(&self, project: &Project, keep: Option<(Idempotency, StoredAnswer)>) -> Result<Written<()>, StoreError> {
@@ -342,6 +419,35 @@ impl Store for SqliteStore {
         write!(self, tx, [id, now], admin::revoke_key(tx, *id, *now))
     }
 
+    async fn act(
+        &self,
+        act: Act,
+        line: &AuditLine,
+        keep: Option<(Idempotency, StoredAnswer)>,
+    ) -> Result<Option<Written<Acted>>, StoreError> {
+        let line = line.clone();
+        if !matches!(act, Act::DeleteCredential { .. }) {
+            return write!(self, tx, [act, line, keep], audit::act(tx, act, line, keep));
+        }
+        let mut deleting = Deleting::default();
+        let parts = Arc::new((act, line));
+        loop {
+            let (act, line) = (parts.0.clone(), parts.1.clone());
+            let Some(slice) = write!(self, tx, [act, line], audit::delete_slice(tx, act, line))? else { return Ok(None) };
+            if deleting.is_done_with(slice) {
+                return Ok(Some(Written::New(Acted { changed: deleting.all(), cancelled: 0 })));
+            }
+        }
+    }
+
+    async fn audit_lines(&self, query: &AuditQuery) -> Result<Found<AuditLine>, StoreError> {
+        audit::list(&self.readers, query).await
+    }
+
+    async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, [before, limit], ready(audit::prune(tx, *before, *limit)))
+    }
+
     async fn touch_keys(&self, used: &BTreeMap<KeyId, Timestamp>) -> Result<(), StoreError> {
         let used = used.clone();
         write!(self, tx, [used], admin::touch_keys(tx, used))
@@ -361,8 +467,6 @@ impl Store for SqliteStore {
         write!(self, tx, [credential], ready(credentials::update(tx, credential)))
     }
 
-    /// A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it is still
-    /// there, to be deleted again.
     async fn set_pause(&self, id: CredentialId, pause: Option<(Timestamp, Pause)>) -> Result<(), StoreError> {
         write!(self, tx, [id, pause], credentials::set_pause(tx, *id, *pause))
     }
@@ -376,16 +480,12 @@ impl Store for SqliteStore {
     }
 
     async fn delete_credential(&self, id: CredentialId, now: Timestamp) -> Result<Option<Vec<Changed>>, StoreError> {
-        let mut all = BTreeMap::new();
+        let mut deleting = Deleting::default();
         loop {
             let slice = write!(self, tx, [id, now], delete_credential_slice(tx, *id, *now))?;
-            let Some((gone, changed)) = slice else { return Ok(None) };
-            for change in changed {
-                // A batch ends at most once here, in whichever slice.
-                all.entry(change.batch).or_insert_with(|| Changed::only(change.batch, change.lead)).merge(change);
-            }
-            if gone {
-                return Ok(Some(all.into_values().collect()));
+            let Some(slice) = slice else { return Ok(None) };
+            if deleting.is_done_with(slice) {
+                return Ok(Some(deleting.all()));
             }
         }
     }
@@ -466,12 +566,47 @@ impl Store for SqliteStore {
     async fn prune(&self, now: Timestamp, limit: u32) -> Result<Pruned, StoreError> {
         write!(self, tx, [now, limit], kv::prune(tx, *now, *limit))
     }
+
+    async fn events_after(&self, after: EventPosition, limit: u32) -> Result<EventPage, StoreError> {
+        events::after(&self.readers, after, limit).await
+    }
+
+    async fn event_log(&self) -> Result<EventLog, StoreError> {
+        events::log(&self.readers).await
+    }
+
+    fn events_written(&self) -> watch::Receiver<u64> {
+        self.events.subscribe()
+    }
+
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, tx, [before, limit], ready(events::prune(tx, *before, *limit)))
+    }
 }
 
 async fn keep_answer(tx: &mut writer::Tx, kept: &admin::Keep, now: Timestamp) -> Result<(), StoreError> {
     match answers::before::<()>(tx, kept.as_ref(), now).await? {
         Some(_) => Ok(()),
         None => answers::after(tx, kept.as_ref()).await,
+    }
+}
+
+/// A delete that goes on. A long queue is cancelled in several turns, the credential goes in the last: after a crash midway it
+/// is still there, to be deleted again.
+#[derive(Default)]
+struct Deleting(BTreeMap<BatchId, Changed>);
+
+impl Deleting {
+    fn is_done_with(&mut self, (gone, changed): (bool, Vec<Changed>)) -> bool {
+        for change in changed {
+            // A batch ends at most once here, in whichever slice.
+            self.0.entry(change.batch).or_insert_with(|| Changed::only(change.batch, change.lead)).merge(change);
+        }
+        gone
+    }
+
+    fn all(self) -> Vec<Changed> {
+        self.0.into_values().collect()
     }
 }
 
@@ -484,9 +619,12 @@ async fn delete_credential_slice(
     if !credentials::exists(tx, id).await? {
         return Ok(None);
     }
-    let (count, changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
-    let gone = count < CANCEL_SLICE;
+    let (live, mut changed) = finish::cancel_lane(tx, id, now, CANCEL_SLICE)?;
+    let (bulk, also) = finish::cancel_lane(tx, id.bulk_lane(), now, CANCEL_SLICE - live)?;
+    changed.extend(also);
+    let gone = live + bulk < CANCEL_SLICE;
     if gone {
+        credentials::tell(tx, id, CredentialChange::Deleted, now)?;
         credentials::delete(tx, id)?;
     }
     Ok(Some((gone, changed)))

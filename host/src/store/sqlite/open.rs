@@ -10,14 +10,16 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
+use tokio::sync::watch;
 
 use super::direct::Direct;
 use super::failing::Failing;
 use super::lead_cache::LeadCache;
-use super::writer::{self, Tx};
+use super::tidy::Tidy;
+use super::writer::{self, Told, Tx};
 use super::{SqliteStore, StoreOptions, page};
 use crate::private;
-use crate::store::StoreError;
+use crate::store::{EventPack, StoreError};
 
 /// The schema, built into the binary.
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -39,11 +41,14 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         // What is written is mostly at the ends of the trees; the operating system keeps the rest.
         .pragma("cache_size", "-16384")
         .pragma("temp_store", "memory")
+        // What is removed is overwritten, pages that fall free too: a person who was erased must not be found in the file.
+        .pragma("secure_delete", "on")
         // See `Direct`: two threads use it, one after the other.
         .serialized(true);
     let mut conn = writing.connect().await.map_err(|error| not_opened(path, error.into()))?;
     // `Migrator::run` does the same, but its future is not `Send` for every lifetime.
     MIGRATIONS.run_direct(None, &mut conn, false).await.map_err(|error| not_opened(path, error.into()))?;
+    sqlx::query(FREE_TIMERS).execute(&mut conn).await?;
     sqlx::query(FREE_LEASES).execute(&mut conn).await?;
     let backlog: i64 = sqlx::query("select count(*) from jobs").fetch_one(&mut conn).await?.try_get(0)?;
     let backlog = backlog.max(0) as u64;
@@ -58,15 +63,23 @@ pub(super) async fn open(path: &Path, options: StoreOptions) -> Result<SqliteSto
         .connect_lazy_with(connect_options(path).read_only(true).pragma("cache_size", "-2048").row_buffer_size(page::READ_AHEAD));
     let shared = Arc::new(AtomicU64::new(backlog));
     let db = Direct::over(&mut conn).await?;
-    let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads: Arc::new(LeadCache::default()) };
+    let (tidy, leads) = (Arc::new(Tidy::default()), Arc::new(LeadCache::default()));
+    let tx = Tx { db, conn, backlog, max_backlog: options.max_backlog, leads, tidy: tidy.clone(), events: EventPack::default() };
     let failing = Arc::new(Failing::default());
-    let (writer, ended) = writer::start(tx, writing.create_if_missing(false), shared.clone(), failing.clone(), lock)?;
-    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared, failing })
+    let events = watch::Sender::new(0);
+    let told = Told { backlog: shared.clone(), failing: failing.clone(), events: events.clone(), metrics: options.metrics };
+    let (writer, ended) = writer::start(tx, writing.create_if_missing(false), told, lock)?;
+    Ok(SqliteStore { writer, ended: tokio::sync::Mutex::new(Some(ended)), readers, backlog: shared, failing, tidy, events })
 }
 
 /// Whoever sent was a process that has ended: this one holds the lock. Its leases need not run out, so the jobs are due as
 /// they were before. They stay `sending`: the next lease finds the one before it lost, and says that it may have been sent.
 const FREE_LEASES: &str = "update jobs set due_at = was_due where sending = 1 and due_at > was_due";
+
+/// Timers that wait for the end of such a lease need not either: what must not be sent any more would be sent before.
+const FREE_TIMERS: &str = "
+update or replace timers set due_at = (select was_due from jobs where id = subject)
+ where kind = 'deadline' and (due_at, subject) in (select due_at, id from jobs where sending = 1 and due_at > was_due)";
 
 fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()

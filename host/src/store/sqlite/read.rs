@@ -110,7 +110,7 @@ const BATCHES_OF_LEAD: &str = batches!("where lead_id = $1 order by id desc");
 pub(super) const DELIVERY: &str = "
        d.id, d.batch_id, d.lead_id, d.project_id, d.credential_id, d.channel,
        iif(j.sending, 'sending', d.status), coalesce(j.attempts, d.attempts), j.due_at, d.last_code, d.last_error,
-       d.refs, d.url, d.settings, d.created_at, d.finished_at, d.kind, d.event, d.reason, d.deadline_at, d.overdue_at";
+       d.refs, d.url, d.settings, d.created_at, d.finished_at, d.kind, d.event, d.reason, d.deadline_at, d.overdue_at, d.attempts_pruned";
 
 pub(super) fn delivery_row(row: &SqliteRow) -> Result<Delivery, StoreError> {
     Ok(Delivery {
@@ -135,6 +135,7 @@ pub(super) fn delivery_row(row: &SqliteRow) -> Result<Delivery, StoreError> {
         reason: row.try_get(18)?,
         deadline_at: row.try_get::<Option<i64>, _>(19)?.map(time),
         overdue_at: row.try_get::<Option<i64>, _>(20)?.map(time),
+        attempts_pruned: row.try_get(21)?,
     })
 }
 

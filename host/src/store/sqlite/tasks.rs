@@ -1,14 +1,18 @@
 //! Tasks, and their slices: what a slice does to rows is written with the step of the task's cursor.
 
+use rusqlite::params;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqlitePool};
+use uuid::Uuid;
 
 use super::accept::{self, Accepting};
 use super::admin::Keep;
 use super::read::{self, json, time};
+use super::walk::time_of;
 use super::words::Word;
 use super::writer::Tx;
 use super::{answers, bulk, to_json};
+use crate::fault::{self, Point};
 use crate::model::{
     BatchId, CredentialId, DeliveryId, LeadId, ProjectId, Task, TaskError, TaskId, TaskKind, TaskProgress, TaskStatus, Timestamp,
 };
@@ -142,7 +146,7 @@ impl Ready {
             SliceWork::Cancel(ids) => Work::Cancel(ids),
             SliceWork::Send(intakes) => {
                 let sendings = intakes.iter().map(Sending::of).collect();
-                Work::Send(intakes.into_iter().map(Accepting::new).collect::<Result<_, _>>()?, sendings)
+                Work::Send(intakes.into_iter().map(Accepting::in_bulk).collect::<Result<_, _>>()?, sendings)
             }
         };
         Ok(Self { task, from, to, work, looked_at, errors, now })
@@ -151,7 +155,7 @@ impl Ready {
 
 impl Sending {
     fn of(intake: &Intake) -> Self {
-        let lanes = intake.deliveries.iter().map(|delivery| delivery.credential_id).collect();
+        let lanes = intake.deliveries.iter().map(|delivery| delivery.credential_id.bulk_lane()).collect();
         Self { batch: intake.batch, lead: intake.lead.id, lanes }
     }
 }
@@ -162,11 +166,13 @@ pub(super) async fn slice(tx: &mut Tx, ready: &Ready) -> Result<Option<Sliced>, 
     if row.try_get::<Option<Vec<u8>>, _>(0)? != ready.from {
         return Ok(None);
     }
+    let began = time(row.try_get(2)?);
     let sliced = match &ready.work {
-        Work::Retry(ids) => bulk::retry(tx, ids, ready.now)?,
+        Work::Retry(ids) => bulk::retry(tx, ids, began, ready.now)?,
         Work::Cancel(ids) => bulk::cancel(tx, ids, ready.now)?,
-        Work::Send(intakes, sendings) => send(tx, intakes, sendings)?,
+        Work::Send(intakes, sendings) => send(tx, intakes, sendings, began)?,
     };
+    fault::pass(Point::SliceRows);
     let mut first: Vec<TaskError> = json(row.try_get(1)?)?;
     first.extend(ready.errors.iter().take(KEPT_ERRORS.saturating_sub(first.len())).cloned());
     let ended = ready.to.is_none();
@@ -181,22 +187,30 @@ pub(super) async fn slice(tx: &mut Tx, ready: &Ready) -> Result<Option<Sliced>, 
         .bind(ended.then(|| ready.now.as_millis()))
         .execute(&mut tx.conn)
         .await?;
+    fault::pass(Point::SliceCursor);
     Ok(Some(sliced))
 }
 
-fn send(tx: &mut Tx, intakes: &[Accepting], sendings: &[Sending]) -> Result<Sliced, StoreError> {
+/// Leads that were sent again since the task began, by another one or by hand, are not sent once more, and those that are
+/// gone do not come back.
+fn send(tx: &mut Tx, intakes: &[Accepting], sendings: &[Sending], began: Timestamp) -> Result<Sliced, StoreError> {
     let mut sliced = Sliced::default();
     // All or nothing: what is refused for one (the backlog is full) stops the slice before anything of it is written.
     let jobs: usize = sendings.iter().map(|sending| sending.lanes.len()).sum();
     if jobs > 0 && tx.backlog + jobs as u64 > tx.max_backlog {
         return Err(StoreError::Overloaded { backlog: tx.backlog });
     }
-    let results = accept::run(tx, intakes)?;
-    for (result, sending) in results.into_iter().zip(sendings) {
-        if let Written::New(Accepted::New) = result? {
-            sliced.changed += 1;
-            sliced.batches.push(Changed::only(sending.batch, sending.lead));
-            sliced.due.extend(&sending.lanes);
+    for (intake, sending) in intakes.iter().zip(sendings) {
+        let newest = tx.db.first(NEWEST, params![sending.lead.uuid()], |row| Ok(row.get::<_, Uuid>(0)?))?;
+        if newest.is_none_or(|batch| time_of(batch) > began) {
+            continue;
+        }
+        for result in accept::run(tx, std::slice::from_ref(intake))? {
+            if let Written::New(Accepted::New) = result? {
+                sliced.changed += 1;
+                sliced.batches.push(Changed::only(sending.batch, sending.lead));
+                sliced.due.extend(&sending.lanes);
+            }
         }
     }
     sliced.due.sort_unstable();
@@ -204,7 +218,9 @@ fn send(tx: &mut Tx, intakes: &[Accepting], sendings: &[Sending]) -> Result<Slic
     Ok(sliced)
 }
 
-const STANDING: &str = "select cursor, first_errors from tasks where id = $1 and status = 'running'";
+const NEWEST: &str = "select batch_id from leads where id = ?1";
+
+const STANDING: &str = "select cursor, first_errors, created_at from tasks where id = $1 and status = 'running'";
 
 const STEP: &str = "
 update tasks set status = $2, cursor = $3, done = done + $4, changed = changed + $5, errors = errors + $6, first_errors = $7, finished_at = $8
@@ -212,4 +228,4 @@ update tasks set status = $2, cursor = $3, done = done + $4, changed = changed +
 
 /// The statements, for the check of their plans.
 #[cfg(test)]
-pub(super) const ALL: &[&str] = &[TASK, OF_PROJECT, ALL_TASKS, RUNNING, CANCEL, STANDING, STEP];
+pub(super) const ALL: &[&str] = &[TASK, OF_PROJECT, ALL_TASKS, RUNNING, CANCEL, STANDING, NEWEST, STEP];

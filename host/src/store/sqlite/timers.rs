@@ -4,22 +4,29 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Row, params};
+use serde_json::Value;
 use sqlx::{Row as _, SqlitePool};
 use uuid::Uuid;
 
 use super::ended::{self, About, Made};
-use super::notices;
 use super::read::{json, time};
 use super::settle::{Ending, Job, Settling, job_columns};
 use super::words::word;
 use super::writer::Tx;
-use crate::model::{BatchId, DeliveryId, DeliveryKind, DeliveryStatus, FallbackRule, LeadId, ProjectId, Timestamp};
+use super::{finish, notices};
+use crate::fault::{self, Point};
+use crate::model::{
+    BatchId, CredentialId, DeliveryId, DeliveryKind, DeliveryStatus, FallbackRule, FallbackTarget, LeadId, ProjectId, Timestamp,
+};
 use crate::store::{Changed, StoreError};
 
 pub(super) async fn next(pool: &SqlitePool) -> Result<Option<Timestamp>, StoreError> {
     let due_at: Option<i64> = sqlx::query(NEXT).fetch_one(pool).await?.try_get(0)?;
     Ok(due_at.map(time))
 }
+
+/// The rule of a timer that was set because a batch was cancelled, and not by a deadline.
+const STOP: &str = "stop";
 
 struct Timer {
     due_at: i64,
@@ -45,11 +52,12 @@ pub(super) fn fire(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<(Vec<Chang
     };
     for timer in &timers {
         tx.db.run(FORGET, params![timer.due_at, timer.subject, timer.kind, timer.rule])?;
+        fault::pass(Point::TimerForgotten);
         let delivery = DeliveryId::from_uuid(timer.subject);
         let changed = match (timer.kind.as_str(), &timer.data) {
             ("notify", _) => notices::tell(tx, ProjectId::from_uuid(timer.subject), &timer.rule, now)?,
             ("fallback", Some(rule)) => fallback(tx, delivery, &json(rule)?, now)?,
-            _ => deadline(tx, delivery, now)?,
+            _ => deadline(tx, delivery, &timer.rule, now)?,
         };
         changed.into_iter().for_each(&mut note);
     }
@@ -57,26 +65,34 @@ pub(super) fn fire(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<(Vec<Chang
     Ok((changes.into_values().collect(), more))
 }
 
-/// Fails a delivery that waits. What is being sent at this moment is looked at again when its lease is over.
-fn deadline(tx: &mut Tx, delivery: DeliveryId, now: Timestamp) -> Result<Option<Changed>, StoreError> {
-    let found = tx.db.first(JOB, params![delivery.uuid()], |row| Ok((Job::read(row)?, row.get::<_, i64>(9)?)))?;
-    let Some((job, lease_ends)) = found else { return Ok(None) };
-    if job.sending && lease_ends > now.as_millis() {
-        tx.db.run(AGAIN, params![lease_ends, delivery.uuid()])?;
+/// Fails a delivery that waits, or cancels one that was being sent when its batch was cancelled. What is being sent at this
+/// moment is looked at again when its lease is over.
+fn deadline(tx: &mut Tx, delivery: DeliveryId, rule: &str, now: Timestamp) -> Result<Option<Changed>, StoreError> {
+    let found = tx.db.first(JOB, params![delivery.uuid()], |row| Ok((Job::read(row)?, row.get::<_, i64>(11)?, row.get::<_, bool>(12)?)))?;
+    let Some((mut job, lease_ends, has_deadline)) = found else { return Ok(None) };
+    // A retry by hand ends what was said before it.
+    let stops = rule == STOP;
+    if (stops && !job.stop) || (!stops && !has_deadline) {
         return Ok(None);
     }
+    if job.sending && lease_ends > now.as_millis() {
+        tx.db.run(AGAIN, params![lease_ends, delivery.uuid(), rule])?;
+        return Ok(None);
+    }
+    // Nobody answered for that lease.
+    job.maybe_sent |= job.sending;
     let mut settling = Settling::default();
     let mut why = "it was not sent by its deadline".to_owned();
-    if job.maybe_sent || job.sending {
+    if job.maybe_sent {
         why.push_str("; an earlier attempt may have reached the remote side");
     }
     let last = ("deadline".to_owned(), why);
-    let ending = Ending { status: DeliveryStatus::Failed, refs: &[], url: None, last: Some(&last), attempts: job.attempts, now };
-    let mut changed = settling.end(tx, &job, ending)?;
-    if !settling.book.allows_failures(tx, job.batch)? {
-        let (_, by_siblings) = settling.cancel_waiting(tx, job.batch, now)?;
-        changed = by_siblings.unwrap_or(changed);
-    }
+    let ending = if job.stop {
+        Ending::cancelled(job.attempts, now)
+    } else {
+        Ending { status: DeliveryStatus::Failed, refs: &[], url: None, last: Some(&last), attempts: job.attempts, now }
+    };
+    let changed = finish::end(tx, &mut settling, &job, ending)?;
     settling.write(tx)?;
     Ok(Some(changed))
 }
@@ -86,6 +102,8 @@ struct Watched {
     about: About,
     status: DeliveryStatus,
     channel: String,
+    credential: CredentialId,
+    settings: Option<Value>,
     last_code: Option<String>,
     /// The last position that is taken in its batch.
     position: i64,
@@ -101,17 +119,26 @@ fn fallback(tx: &mut Tx, delivery: DeliveryId, rule: &FallbackRule, now: Timesta
             correlation: row.get(4)?,
             at: now,
         };
-        Ok(Watched { about, status: word(row, 0)?, channel: row.get(5)?, last_code: row.get(6)?, position: row.get(7)? })
+        let credential = CredentialId::from_uuid(row.get(8)?);
+        let settings = row.get::<_, Option<String>>(9)?.as_deref().map(json).transpose()?;
+        let (status, channel, last_code, position) = (word(row, 0)?, row.get(5)?, row.get(6)?, row.get(7)?);
+        Ok(Watched { about, status, channel, credential, settings, last_code, position })
     })?;
-    let Some(Watched { about, status, channel, last_code, position }) = found else { return Ok(None) };
+    let Some(Watched { about, status, channel, credential, settings, last_code, position }) = found else { return Ok(None) };
     if matches!(status, DeliveryStatus::Delivered | DeliveryStatus::Skipped | DeliveryStatus::Cancelled) {
+        return Ok(None);
+    }
+    // A rule of a channel may name one of its own credentials: where the lead waits already, a second one would double it.
+    let elsewhere = |target: &&FallbackTarget| target.credential != credential || target.settings != settings;
+    let targets: Vec<_> = rule.to.iter().filter(elsewhere).collect();
+    if targets.is_empty() {
         return Ok(None);
     }
     let last = last_code.map_or_else(String::new, |code| format!("; last: {code}"));
     let state = if status == DeliveryStatus::Queued { "not delivered" } else { status.name() };
     let reason = format!("rule `{}`: {delivery} to {channel} is {state} after {} s{last}", rule.name, rule.within_sec);
     let mut changed = Changed::only(about.batch, about.lead);
-    for (n, target) in rule.to.iter().enumerate() {
+    for (n, target) in targets.into_iter().enumerate() {
         let made = Made {
             kind: DeliveryKind::Fallback,
             credential: target.credential,
@@ -124,6 +151,7 @@ fn fallback(tx: &mut Tx, delivery: DeliveryId, rule: &FallbackRule, now: Timesta
         ended::insert(tx, &about, made)?;
         changed.queued.push(target.credential);
     }
+    fault::pass(Point::TimerFallback);
     tx.db.run(OVERDUE, params![delivery.uuid(), now.as_millis()])?;
     Ok(Some(changed))
 }
@@ -134,13 +162,17 @@ const DUE: &str = "select due_at, subject, kind, rule, data from timers where du
 
 const FORGET: &str = "delete from timers where due_at = ?1 and subject = ?2 and kind = ?3 and rule = ?4";
 
-const JOB: &str = concat!("select ", job_columns!(), ", due_at from jobs where id = ?1");
+const JOB: &str = concat!(
+    "select ",
+    job_columns!(),
+    ", due_at, exists (select 1 from deliveries where id = ?1 and deadline_at is not null) from jobs where id = ?1"
+);
 
-const AGAIN: &str = "insert or ignore into timers (due_at, subject, kind, rule) values (?1, ?2, 'deadline', '')";
+const AGAIN: &str = "insert or ignore into timers (due_at, subject, kind, rule) values (?1, ?2, 'deadline', ?3)";
 
 const WATCHED: &str = "
 select d.status, d.batch_id, d.lead_id, d.project_id, b.correlation, d.channel, d.last_code,
-       (select max(position) from deliveries where batch_id = d.batch_id)
+       (select max(position) from deliveries where batch_id = d.batch_id), d.credential_id, d.settings
   from deliveries d cross join batches b on b.id = d.batch_id where d.id = ?1";
 
 const OVERDUE: &str = "update deliveries set overdue_at = coalesce(overdue_at, ?2) where id = ?1";

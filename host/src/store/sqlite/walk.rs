@@ -6,11 +6,12 @@ use sqlx::{QueryBuilder, Sqlite};
 use uuid::Uuid;
 
 use super::words::Word;
-use crate::model::{BatchStatus, CredentialId, DeliveryStatus, LeadStatus, ProjectId};
+use crate::model::{BatchStatus, CredentialId, DeliveryStatus, LeadStatus, ProjectId, Timestamp};
 use crate::store::ListQuery;
 
-/// Rows that one statement looks at.
-pub(super) const LOOK: u32 = 2_000;
+/// Rows that one statement looks at. Each costs up to some 15 µs where it is found by its words and its lead is read: a page
+/// may look at so many twice, and be there within 50 ms.
+pub(super) const LOOK: u32 = 1_000;
 
 /// The condition of the indexes that hold deliveries which ended without success, word for word.
 const DEAD: &str = " and status in ('failed', 'in_doubt', 'cancelled')";
@@ -218,6 +219,12 @@ impl Bound {
 }
 
 const SLACK_MS: i64 = 86_400_000;
+
+/// The time that a UUIDv7 carries.
+pub(super) fn time_of(id: Uuid) -> Timestamp {
+    let (seconds, nanos) = id.get_timestamp().map_or((0, 0), |at| at.to_unix());
+    Timestamp::from_millis(i64::try_from(seconds).unwrap_or(i64::MAX / 2_000) * 1_000 + i64::from(nanos / 1_000_000))
+}
 
 /// The smallest UUIDv7 of a time.
 pub(super) fn id_at(millis: i64) -> Uuid {

@@ -1,7 +1,7 @@
 //! How enums are spelt in the tables: as in the API.
 
 use crate::model::{
-    AttemptOutcome, BatchStatus, CredentialState, DeliveryKind, DeliveryStatus, LeadStatus, PinState, TaskKind, TaskStatus,
+    AttemptOutcome, BatchStatus, CredentialState, DeliveryKind, DeliveryStatus, ErasureKind, LeadStatus, PinState, TaskKind, TaskStatus,
 };
 use crate::store::{Pause, StoreError};
 
@@ -63,6 +63,7 @@ words!(TaskKind {
     DeliveriesRetry => "deliveries_retry", LeadsResend => "leads_resend", CredentialCancel => "credential_cancel",
 });
 words!(TaskStatus { Running => "running", Completed => "completed", Cancelled => "cancelled" });
+words!(ErasureKind { Phone => "phone", Email => "email", LeadId => "lead_id" });
 words!(PinState { Active => "active", Removed => "removed" });
 
 #[cfg(test)]
@@ -87,5 +88,6 @@ mod tests {
         as_in_json::<CredentialState>();
         as_in_json::<TaskKind>();
         as_in_json::<TaskStatus>();
+        as_in_json::<ErasureKind>();
     }
 }

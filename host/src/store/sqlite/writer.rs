@@ -7,21 +7,27 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, Accepting};
 use super::direct::Direct;
 use super::error::is_refusal;
+use super::events;
 use super::failing::Failing;
 use super::finish;
 use super::lead_cache::LeadCache;
-use crate::store::{Changed, Finish, StoreError};
+use super::tidy::Tidy;
+use crate::fault::{self, Point};
+use crate::metrics::StoreMetrics;
+use crate::model::{Change, ProjectId, Timestamp};
+use crate::store::{Changed, EventPack, Finish, StoreError};
 
 /// Requests that may wait for the writer; beyond that, callers wait to be let in.
 const WAITING: usize = 1_024;
@@ -54,6 +60,10 @@ pub(super) struct Tx {
     pub(super) backlog: u64,
     pub(super) max_backlog: u64,
     pub(super) leads: Arc<LeadCache>,
+    /// What is to be done about the files once the transaction is committed.
+    pub(super) tidy: Arc<Tidy>,
+    /// What this transaction changed, for those who follow live.
+    pub(super) events: EventPack,
 }
 
 impl Tx {
@@ -63,6 +73,11 @@ impl Tx {
 
     pub(super) fn jobs_removed(&mut self, count: u64) {
         self.backlog = self.backlog.saturating_sub(count);
+    }
+
+    /// Notes a change; it is told when it is committed.
+    pub(super) fn tell(&mut self, at: Timestamp, project: ProjectId, change: &Change<'_>) {
+        self.events.push(at, project, change);
     }
 }
 
@@ -107,19 +122,28 @@ impl Handle {
     }
 }
 
+/// What the writer says of each turn.
+pub(super) struct Told {
+    /// Jobs.
+    pub(super) backlog: Arc<AtomicU64>,
+    pub(super) failing: Arc<Failing>,
+    /// Changes when events were committed.
+    pub(super) events: watch::Sender<u64>,
+    pub(super) metrics: StoreMetrics,
+}
+
 /// Starts the writer. It ends when every [`Handle`] is gone and what they asked is done; `keep` is dropped after that, and
 /// the receiver hears of it.
 pub(super) fn start(
     tx: Tx,
     options: SqliteConnectOptions,
-    backlog: Arc<AtomicU64>,
-    failing: Arc<Failing>,
+    told: Told,
     keep: impl Send + 'static,
 ) -> Result<(Handle, oneshot::Receiver<()>), StoreError> {
     let (commands, inbox) = mpsc::channel(WAITING);
-    let (ended, told) = oneshot::channel();
+    let (ended, at_end) = oneshot::channel();
     let stop = CancellationToken::new();
-    let writer = Writer { tx, options, backlog, failing, stop: stop.clone() };
+    let writer = Writer { tx, options, told, stop: stop.clone() };
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
         runtime.block_on(writer.run(inbox));
@@ -131,14 +155,13 @@ pub(super) fn start(
         .name("store-writer".into())
         .spawn(work)
         .map_err(|error| StoreError::Unavailable(format!("the writer's thread cannot be started: {error}")))?;
-    Ok((Handle { commands, stop }, told))
+    Ok((Handle { commands, stop }, at_end))
 }
 
 struct Writer {
     tx: Tx,
     options: SqliteConnectOptions,
-    backlog: Arc<AtomicU64>,
-    failing: Arc<Failing>,
+    told: Told,
     stop: CancellationToken,
 }
 
@@ -184,7 +207,7 @@ impl Writer {
 
     /// Does the turn and commits it; `inbox` is where more may come from meanwhile.
     async fn transaction(&mut self, turn: &mut Turn, inbox: Option<&mut mpsc::Receiver<Command>>) -> Result<(), StoreError> {
-        let before = self.tx.backlog;
+        let (before, began) = (self.tx.backlog, Instant::now());
         let mut done = self.attempt(turn, inbox).await;
         if done.is_err() {
             self.tx.backlog = before;
@@ -195,17 +218,34 @@ impl Writer {
                 done = rolled_back.and(done);
             }
         }
-        self.backlog.store(self.tx.backlog, Ordering::Relaxed);
-        self.failing.note(&done);
+        self.told.backlog.store(self.tx.backlog, Ordering::Relaxed);
+        if done.is_ok() {
+            self.tx.tidy.run(&self.tx.db);
+        }
+        self.told.failing.note(&done);
+        let metrics = &self.told.metrics;
+        metrics.durations.observe(began.elapsed().as_secs_f64());
+        metrics.requests.observe(turn.len() as f64);
+        if done.is_err() {
+            metrics.failures.inc();
+        }
+        if done.is_ok() && !self.tx.events.is_empty() {
+            self.told.events.send_modify(|turns| *turns = turns.wrapping_add(1));
+        }
         done
     }
 
     async fn attempt(&mut self, turn: &mut Turn, mut inbox: Option<&mut mpsc::Receiver<Command>>) -> Result<(), StoreError> {
+        self.tx.events.clear();
         self.tx.db.begin()?;
         loop {
             turn.run(&mut self.tx).await?;
             if !inbox.as_mut().is_some_and(|inbox| turn.fill(inbox)) {
-                return self.tx.db.commit();
+                events::append(&mut self.tx)?;
+                fault::pass(Point::CommitBefore);
+                self.tx.db.commit()?;
+                fault::pass(Point::CommitAfter);
+                return Ok(());
             }
         }
     }
