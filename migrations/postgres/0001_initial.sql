@@ -242,6 +242,7 @@ create table jobs (
     channel     text    not null,
     kind        text    not null default 'lead',
     event       text,
+    deadline_at bigint,                          -- of the delivery; a retry by hand has none
     stop        boolean not null default false   -- its batch was cancelled while it was being sent: no further attempt
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 -- Rows that are due at the same time come in the order in which they were written.
