@@ -193,6 +193,7 @@ async fn channels(t: &mut Trail) {
     let operation = "post /api/channels/{channel}/versions/{version}/activate";
     t.act(operation, &format!("{path}/activate"), None, "channel.activate", Some(&name)).await;
     t.act("delete /api/channels/{channel}/versions/{version}", &path, None, "channel.remove", Some(&name)).await;
+    t.host.clock.advance(Duration::from_millis(1));
     let (status, refused) = t.host.answer(t.host.request("POST", "/api/channels").body("no plugin")).await;
     assert_eq!(status, 422, "{refused}");
     let line = t.newest().await;

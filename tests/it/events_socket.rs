@@ -92,24 +92,29 @@ async fn signs_of_life_are_pings_with_a_position_and_who_answers_none_is_dropped
 
     // A client that reads and never answers: the frames are read as bytes.
     let mut mute = connect(&host, "", ADMIN_KEY, None).await.unwrap().into_inner();
-    let read = tokio::spawn(async move {
-        let (mut bytes, mut text) = (Vec::new(), String::new());
-        while !text.contains("\"dropped\"") && tokio::io::AsyncReadExt::read_buf(&mut mute, &mut bytes).await.unwrap_or(0) > 0 {
-            text = String::from_utf8_lossy(&bytes).into_owned();
+    let (heard, mut hears) = tokio::sync::watch::channel(String::new());
+    tokio::spawn(async move {
+        let mut bytes = Vec::new();
+        while tokio::io::AsyncReadExt::read_buf(&mut mute, &mut bytes).await.unwrap_or(0) > 0 {
+            heard.send_replace(String::from_utf8_lossy(&bytes).into_owned());
         }
-        text
     });
-    // A sign of life may come late for one of the two, so how many rounds that takes is not known; the other one stays.
-    for _ in 0..20 {
-        if read.is_finished() {
-            break;
-        }
+    let mut until = async |wanted: &str, times: usize| {
+        let there = hears.wait_for(|heard| heard.matches(wanted).count() >= times);
+        tokio::time::timeout(PATIENCE, there).await.unwrap_or_else(|_| panic!("{wanted} {times} times")).unwrap().clone()
+    };
+    for pings in 1..=3 {
         host.advance(Duration::from_secs(15)).await;
+        until("heartbeat", pings).await;
+        // The other one answers, and stays.
         assert_eq!(next(&mut socket).await.unwrap()["type"], "heartbeat");
         tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
         socket.flush().await.unwrap();
     }
-    let heard = tokio::time::timeout(PATIENCE, read).await.expect("it is dropped").unwrap();
+    host.advance(Duration::from_secs(15)).await;
+    let heard = until("\"dropped\"", 1).await;
+    assert_eq!(next(&mut socket).await.unwrap()["type"], "heartbeat");
+    tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
     assert!(heard.contains("\"reason\":\"silent\"") && heard.matches("heartbeat").count() == 3, "{heard}");
     host.enable("webhook", json!({"url": "http://127.0.0.1:9/"}), json!({})).await;
     assert_eq!(next(&mut socket).await.unwrap()["type"], "credential.created");

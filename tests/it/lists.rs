@@ -159,6 +159,7 @@ async fn spellings_that_people_paste_are_found() {
     let work = host.send(json!({"name": "Ann", "phone": "8 (495) 123-45-67 доб. 12", "external_id": "2026-000123"})).await;
     let home = host.send(json!({"name": "Анна Сидорова", "email": "Anna@Пример.рф", "fields": {"order": 55443322}})).await;
     host.idle().await;
+    host.searchable().await;
     let (work, home) = (work["lead_id"].as_str().unwrap(), home["lead_id"].as_str().unwrap());
     for (name, value, wanted) in [
         ("phone", "+7 495 123-45-67", work),

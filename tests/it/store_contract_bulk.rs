@@ -64,7 +64,12 @@ async fn what_a_task_sends_again_waits_in_the_bulk_lane_and_goes_with_the_creden
     store.create_credential(&own, None).await.unwrap();
     // More than are cancelled in one transaction.
     for n in 0..7 {
-        let sends = (0..100).map(|_| intake(own.project, &[own.id], at(n))).collect();
+        let mut sends = Vec::new();
+        for _ in 0..100 {
+            let first = intake(own.project, &[], at(n));
+            sends.push(Intake { lead: first.lead.clone(), ..intake(own.project, &[own.id], at(n)) });
+            accept(&*store, first).await;
+        }
         let done = slice(&*store, TaskKind::LeadsResend, SliceWork::Send(sends), at(n)).await;
         assert_eq!((done.changed, done.due), (100, vec![own.id.bulk_lane()]));
     }

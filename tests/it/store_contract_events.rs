@@ -118,6 +118,7 @@ async fn people_and_time_are_told_too(backend: &dyn Backend) {
         ("delivery.cancelled", at(1_100)),
         ("lead.processing", at(1_100)),
         ("delivery.cancelled", at(1_200)),
+        ("delivery.cancelled", at(1_200)), // the fallback that waits
         ("batch.cancelled", at(1_200)),
         ("lead.failed", at(1_200)),
         ("delivery.queued", at(1_200)),
@@ -134,7 +135,8 @@ async fn people_and_time_are_told_too(backend: &dyn Backend) {
         })
         .collect();
     let lead = (DeliveryKind::Lead, "webhook");
-    assert_eq!(kinds, [(DeliveryKind::Fallback, "email"), lead, lead, (DeliveryKind::Callback, "webhook"), lead]);
+    let fallback = (DeliveryKind::Fallback, "email");
+    assert_eq!(kinds, [fallback, lead, lead, fallback, (DeliveryKind::Callback, "webhook"), lead]);
 }
 
 async fn what_happens_to_a_credential_is_told_but_not_of_the_hosts_own(backend: &dyn Backend) {

@@ -59,6 +59,7 @@ async fn found(store: &dyn Store, project: ProjectId, contacts: Vec<String>) -> 
 }
 
 async fn by_word(store: &dyn Store, project: ProjectId, word: &str) -> usize {
+    searchable(store).await;
     let query = ListQuery { project: Some(project), words: search::asked_words(word), limit: 200, ..ListQuery::default() };
     store.lead_ids(&query).await.unwrap().items.len()
 }
@@ -85,6 +86,7 @@ async fn leads_that_are_too_old_go_whole_and_nothing_else_does(backend: &dyn Bac
     let one = lease_one(&*store, lanes[0], day(4)).await;
     finish_one(&*store, one.job, end(Delivered), day(4)).await.unwrap();
 
+    searchable(&*store).await;
     let removed = prune_leads(&*store, project, day(10), 2).await;
     assert_eq!((removed.leads, removed.batches, removed.deliveries, removed.attempts), (2, 2, 4, 4));
     for gone in [old, failed] {
@@ -263,6 +265,7 @@ async fn a_person_who_is_erased_is_nowhere(backend: &dyn Backend) {
     let elsewhere = of(other, &lanes[..1], phone, day(4));
     accept(&*store, elsewhere).await;
     assert_eq!(store.backlog(), 5);
+    searchable(&*store).await;
 
     let asked = Person { contacts: contact(phone), lead: None };
     let (receipt, batches) = erase(&*store, &erasure(project, day(50)), &asked, 2).await;
@@ -557,6 +560,7 @@ mod files {
         person.lead.fields = serde_json::from_value(json!({"passport": "6543-21-secret"})).unwrap();
         accept(&store, person).await;
         rounds(300, 600).await;
+        searchable(&store).await;
         let before = standing(dir.path(), &texts);
         for text in texts {
             assert!(before.iter().any(|(_, found)| *found == text), "{text} should stand somewhere before: {before:?}");

@@ -144,8 +144,10 @@ struct Machine {
     answered: Vec<JobRef>,
     fences: HashMap<DeliveryId, i64>,
     watched: Vec<Watched>,
-    /// A running task, and how many slices it has done.
-    task: Option<(TaskId, u8)>,
+    /// When each lead was last sent.
+    sent_at: HashMap<LeadId, Timestamp>,
+    /// A running task, how many slices it has done, and when it was made.
+    task: Option<(TaskId, u8, Timestamp)>,
     rows: Rows,
 }
 
@@ -172,6 +174,7 @@ impl Machine {
             known: BTreeMap::new(),
             leads: Vec::new(),
             newest: HashMap::new(),
+            sent_at: HashMap::new(),
             leases: Vec::new(),
             answered: Vec::new(),
             fences: HashMap::new(),
@@ -289,6 +292,7 @@ impl Machine {
             self.leads.push(intake.lead.clone());
         }
         self.newest.insert(lead, intake.batch);
+        self.sent_at.insert(lead, self.now);
         // One without deliveries ends as it begins.
         let empty = intake.deliveries.is_empty();
         let told = empty.then(|| vec!["catch", "finally"]).filter(|_| !intake.options.callbacks.is_empty());
@@ -357,7 +361,7 @@ impl Machine {
     }
 
     async fn slice(&mut self, kind: usize, rows: &[usize], ends: bool, repeated: bool) -> Result<Vec<Changed>, TestCaseError> {
-        let (id, place) = match self.task {
+        let (id, place, began) = match self.task {
             Some(known) => known,
             None => {
                 let id = TaskId::new(self.now);
@@ -375,12 +379,13 @@ impl Machine {
                     finished_at: None,
                 };
                 self.store().create_task(&task, None).await.unwrap();
-                (id, 0)
+                (id, 0, self.now)
             }
         };
         let ids: Vec<DeliveryId> = rows.iter().filter_map(|n| Self::pick(&self.rows.deliveries, *n)).collect();
         let mut sends = Vec::new();
-        for n in rows.iter().filter(|_| kind == 2 && !self.leads.is_empty()) {
+        let again = if kind == 2 && !self.leads.is_empty() { rows } else { &[] };
+        for n in again {
             let sent = Sent {
                 deliveries: 1 + n % 3,
                 allow_failures: true,
@@ -390,9 +395,13 @@ impl Machine {
                 again: Some(*n),
                 delay: 0,
             };
-            sends.push(self.intake(&sent).0);
+            let intake = self.intake(&sent).0;
+            // Sent again since the task was made, by whomever: not once more.
+            if self.sent_at[&intake.lead.id] <= began {
+                self.note(&intake, None);
+            }
+            sends.push(intake);
         }
-        sends.iter().for_each(|intake| self.note(intake, None));
         let work = |sends: Vec<Intake>| match kind {
             0 => SliceWork::Retry(ids.clone()),
             1 => SliceWork::Cancel(ids.clone()),
@@ -414,7 +423,7 @@ impl Machine {
             let fresh = if kind == 2 { vec![intake(self.project, &self.lanes, self.now)] } else { Vec::new() };
             prop_assert_eq!(self.store().do_slice(slice(work(fresh))).await.unwrap(), None, "done before");
         }
-        self.task = (!ends && place < 200).then_some((id, place + 1));
+        self.task = (!ends && place < 200).then_some((id, place + 1, began));
         // A new batch of a lead is no change of an old one.
         Ok(if kind == 2 { Vec::new() } else { done.batches })
     }

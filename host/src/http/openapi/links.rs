@@ -5,7 +5,7 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{OpenApi, RefOr};
 
 /// The address of the thing, the operations that tell its id, and where in their answers.
-const LINKS: [(&str, &[&str], &str); 8] = [
+const LINKS: [(&str, &[&str], &str); 9] = [
     ("/api/projects/{id}", &["post_projects"], "/id"),
     ("/api/keys/{id}", &["post_keys", "post_keys_id_rotate"], "/id"),
     ("/api/credentials/{id}", &["post_projects_id_credentials", "post_entities_external_id_credentials"], "/id"),
@@ -14,6 +14,7 @@ const LINKS: [(&str, &[&str], &str); 8] = [
     ("/api/deliveries/{id}", &["post_leads", "post_integrations_send_batch", "post_leads_id_resend"], "/deliveries/0/id"),
     ("/api/tasks/{id}", &TASKS, "/task_id"),
     ("/api/deliveries/{id}", &["get_deliveries"], "/data/0/id"),
+    ("/api/erasures/{id}", &["post_erasures"], "/id"),
 ];
 
 const TASKS: [&str; 4] = ["post_leads_resend", "post_deliveries_retry", "post_credentials_id_recover", "post_credentials_id_cancel"];

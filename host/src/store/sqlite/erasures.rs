@@ -139,10 +139,6 @@ pub(super) fn step(tx: &mut Tx, step: &EraseStep) -> Result<Option<Taken>, Store
 
 /// Removes the next leads, and what names their person elsewhere in the project.
 fn leads(tx: &mut Tx, step: &EraseStep, standing: Standing) -> Result<Taken, StoreError> {
-    // Leads that cannot be found by their contacts yet would be left over.
-    if !step.person.contacts.is_empty() && tx.db.first(BEHIND, [], |_| Ok(()))?.is_some() {
-        return Ok(Taken { erased: Erased { later: true, ..Erased::default() }, tidies: false });
-    }
     let Standing { project, mut counts, received, .. } = standing;
     let mut gone = Gone { received, ..Gone::default() };
     let mut named = vec![Named::by_contacts(&step.person.contacts)];
@@ -243,7 +239,6 @@ const STANDING: &str = "select project_id, stage, counts, received from erasures
 const STAGE: &str = "update erasures set stage = ?2 where id = ?1";
 const STEP: &str = "update erasures set stage = ?2, counts = ?3, received = ?4 where id = ?1";
 const COMPLETE: &str = "update erasures set stage = 'done', asked = null, finished_at = ?2 where id = ?1 and stage = 'files'";
-const BEHIND: &str = "select 1 from search_backfill where id = 1 and done < last";
 const OWN: &str = "select id from leads where id = ?1 and project_id = ?2";
 const BY_CONTACT: &str = "
 select k.lead_id from lead_contacts k cross join leads l on l.id = k.lead_id where k.key = ?1 and +l.project_id = ?2 limit ?3";
@@ -272,7 +267,6 @@ pub(super) const ALL: &[&str] = &[
     STAGE,
     STEP,
     COMPLETE,
-    BEHIND,
     OWN,
     BY_CONTACT,
     TASKS_OF_PROJECT,
