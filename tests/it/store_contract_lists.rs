@@ -193,7 +193,6 @@ async fn a_lead_is_found_by_each_of_its_contacts_also_when_it_is_sent_again(back
     let mut second = intake(project, &lanes(1), at(5));
     second.lead = lead.clone();
     accept(&*store, second).await;
-    searchable(&*store).await;
     let ask = async |query: ListQuery| {
         let query = ListQuery { project: Some(project), limit: 10, ..query };
         store.leads(&query).await.unwrap().items.iter().map(|record| record.lead.id).collect::<Vec<_>>()

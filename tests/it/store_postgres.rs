@@ -399,8 +399,8 @@ select id, id, project_id, 1, 0, 1, 'completed', '{}', '', created_at from leads
 insert into deliveries (id, batch_id, lead_id, project_id, credential_id, position, channel, status, created_at)
 select id, id, id, project_id, id_of(created_at / 1000 % 5), 0, 'channel-' || created_at / 1000 % 4,
        case when created_at / 1000 % 50 = 0 then 'failed' else 'delivered' end, created_at from leads;
-insert into jobs (id, lane_id, due_at, was_due, batch_id, lead_id, correlation)
-select id, credential_id, 0, 0, batch_id, lead_id, '' from deliveries;
+insert into jobs (id, lane_id, due_at, was_due, batch_id, lead_id, correlation, channel)
+select id, credential_id, 0, 0, batch_id, lead_id, '', channel from deliveries;
 insert into lead_contacts select 'p' || n % 9000, id_of(n) from generate_series(1, 30000) n;
 insert into lead_words select id_of(n % 3), w, id_of(n) from generate_series(1, 30000) n, unnest(array['all', 'few' || n % 900]) w;
 analyze";

@@ -31,10 +31,11 @@ pub(super) async fn append(tx: &mut Conn) -> Result<bool, Fail> {
 /// Some number that nothing else locks.
 const LOCK: i64 = 0x6c65_6164_0000_0004;
 
-/// The number is drawn when the lock is there: a sequence gives its next one at that moment, whatever the statement sees.
+/// The number is drawn for the row that comes when the lock is there: a sequence gives its next one at that moment, whatever the
+/// statement sees.
 const APPEND: &str = "
 with l as materialized (select pg_advisory_xact_lock($1))
-insert into events (seq, at, body) select nextval('events_seq'), $2, $3 from l";
+insert into events (at, body) select $2, $3 from l";
 
 pub(super) async fn after(conn: &mut Conn, after: EventPosition, limit: u32) -> Result<EventPage, Fail> {
     let limit = limit.max(1) as usize;

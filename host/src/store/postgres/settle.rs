@@ -258,7 +258,7 @@ impl Settling {
                 count += 1;
                 let one = self.end(tx, &job, Ending::cancelled(job.attempts, now))?;
                 changed.get_or_insert_with(|| Changed::only(one.batch, one.lead)).merge(one);
-            } else {
+            } else if !job.stop {
                 // Should the node be lost meanwhile, a timer at the end of the lease cancels it.
                 let unchanged = self.book.unchanged(batch)?;
                 changed.get_or_insert(unchanged).timer = true;

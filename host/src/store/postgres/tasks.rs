@@ -200,13 +200,16 @@ async fn send(tx: &mut Conn, backlog: &Backlog, intakes: &[Accepting], sendings:
     for row in tx.all(sqlx::query(NEWEST).bind(sendings.iter().map(|sending| sending.lead.uuid()).collect::<Vec<_>>())).await? {
         newest.insert(LeadId::from_uuid(row.try_get(0)?), BatchId::from_uuid(row.try_get(1)?));
     }
-    let still = |(_, sending): &(&Accepting, &Sending)| newest.get(&sending.lead).is_some_and(|batch| time_of(batch.uuid()) <= began);
-    let mut all = intakes.iter().zip(sendings).filter(still).peekable();
+    let mut all = intakes.iter().zip(sendings).peekable();
     while all.peek().is_some() {
         let mut claims = Claims::default();
         let mut group = Vec::new();
         while let Some(next) = all.next_if(|(intake, _)| claims.admit(intake)) {
-            group.push(next);
+            // A lead may come twice in one slice, too.
+            if let Some(batch) = newest.get_mut(&next.1.lead).filter(|batch| time_of(batch.uuid()) <= began) {
+                *batch = next.1.batch;
+                group.push(next);
+            }
         }
         let intakes: Vec<&Accepting> = group.iter().map(|(intake, _)| *intake).collect();
         let (results, _rooms) = accept::run(tx, backlog, &intakes).await?;
