@@ -197,3 +197,47 @@ async fn the_admins_page_works_from_top_to_bottom() {
     assert_eq!((&project["fallbacks"][0]["name"], &project["notifications"][0]["name"]), (&json!("In time"), &json!("Failures")));
     guide.host.stop().await;
 }
+
+/// The anchor that a heading gets: lower case, without marks, dashes for spaces.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+#[test]
+fn every_link_between_the_pages_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut pages = vec![root.join("README.md"), root.join("CHANGELOG.md")];
+    let mut folders = vec![root.join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                _ if path.is_dir() => folders.push(path),
+                Some(kind) if kind == "md" => pages.push(path),
+                _ => {}
+            }
+        }
+    }
+    let (mut seen, mut broken) = (0, Vec::new());
+    for page in &pages {
+        let text = std::fs::read_to_string(page).unwrap();
+        for part in text.split("](").skip(1) {
+            let link = part.split(')').next().unwrap_or_default();
+            if link.contains("://") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            seen += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let found = std::fs::read_to_string(&target).ok();
+            let headed = |text: &String| {
+                heading.is_empty() || text.lines().any(|line| line.starts_with('#') && anchor(line.trim_start_matches('#')) == heading)
+            };
+            if !found.as_ref().is_some_and(headed) && !(heading.is_empty() && target.exists()) {
+                broken.push(format!("{}: {link}", page.strip_prefix(&root).unwrap_or(page).display()));
+            }
+        }
+    }
+    assert!(broken.is_empty() && seen > 10, "{seen} links, broken: {broken:#?}");
+}

@@ -86,12 +86,18 @@ pub enum RetryOverride {
     },
 }
 
+impl RetryOverride {
+    /// Longest pause between two attempts, in milliseconds: 30 days.
+    pub const MAX_PAUSE_MS: u64 = 30 * 86_400_000;
+}
+
 // Derived, it would not say that either has no other fields.
 impl utoipa::PartialSchema for RetryOverride {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Type};
         let object = || ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)));
         let number = |min: u32| ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(min));
+        let pause = || number(1).maximum(Some(Self::MAX_PAUSE_MS));
         let pauses = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(Type::String));
         let schedule = object()
             .property("schedule", pauses.description(Some("A pause before each further attempt, such as `[\"5s\", \"1m\", \"10m\"]`")))
@@ -99,8 +105,8 @@ impl utoipa::PartialSchema for RetryOverride {
         let exponential = object()
             .description(Some("`min(base_ms · 2^n, max_ms)` and up to 10 % more"))
             .property("tries", number(1).maximum(Some(100)).description(Some("Attempts in all, 1 to 100")))
-            .property("base_ms", number(0).description(Some("Milliseconds")))
-            .property("max_ms", number(0).description(Some("Milliseconds")))
+            .property("base_ms", pause().description(Some("Milliseconds")))
+            .property("max_ms", pause().description(Some("Milliseconds")))
             .required("tries")
             .required("base_ms")
             .required("max_ms");

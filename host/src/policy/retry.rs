@@ -7,8 +7,6 @@ use crate::model::{AttemptOutcome, DeliveryStatus, RemoteRef, RetryOverride, Tim
 
 /// Longest pause a remote side can ask for.
 pub const MAX_REMOTE_PAUSE: Duration = Duration::from_secs(24 * 3_600);
-/// Longest pause between two attempts: 30 days.
-const MAX_PAUSE_MS: u64 = 30 * 86_400_000;
 /// Largest number of attempts a policy can have.
 pub const MAX_TRIES: u32 = 100;
 
@@ -49,8 +47,11 @@ impl RetryPolicy {
                 if !(1..=MAX_TRIES).contains(tries) {
                     return Err(format!("tries must be 1 to {MAX_TRIES}"));
                 }
-                if *base_ms == 0 || base_ms > max_ms || *max_ms > MAX_PAUSE_MS {
-                    return Err(format!("base_ms must be at least 1 and at most max_ms, and max_ms at most {MAX_PAUSE_MS}"));
+                if *base_ms == 0 || base_ms > max_ms || *max_ms > RetryOverride::MAX_PAUSE_MS {
+                    return Err(format!(
+                        "base_ms must be at least 1 and at most max_ms, and max_ms at most {}",
+                        RetryOverride::MAX_PAUSE_MS
+                    ));
                 }
                 Ok(Self::Exponential { tries: *tries, base: Duration::from_millis(*base_ms), max: Duration::from_millis(*max_ms) })
             }
@@ -91,7 +92,7 @@ pub fn parse_pause(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(explain()),
     };
-    number.checked_mul(millis).filter(|ms| *ms <= MAX_PAUSE_MS).map(Duration::from_millis).ok_or_else(explain)
+    number.checked_mul(millis).filter(|ms| *ms <= RetryOverride::MAX_PAUSE_MS).map(Duration::from_millis).ok_or_else(explain)
 }
 
 /// What to do with a delivery that may have been sent, where the remote side cannot be asked.
