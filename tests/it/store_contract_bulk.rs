@@ -77,6 +77,9 @@ async fn what_a_task_sends_again_waits_in_the_bulk_lane_and_goes_with_the_creden
     let ids = (live.batch, live.deliveries[0].id);
     accept(&*store, live).await;
     assert_eq!(with_jobs(&*store).await, BTreeSet::from([own.id, own.id.bulk_lane()]));
+    let queues = store.queues().await.unwrap();
+    let waiting: Vec<_> = queues.channels.iter().map(|queue| (queue.channel.as_str(), queue.waiting)).collect();
+    assert_eq!(waiting, [(own.channel.as_str(), 701)], "both lanes are of its channel");
     let changed = store.delete_credential(own.id, at(20)).await.unwrap().unwrap();
     assert_eq!((changed.len(), store.backlog(), with_jobs(&*store).await.len()), (701, 0, 0));
     assert_eq!(status(&*store, ids.1).await, DeliveryStatus::Cancelled);

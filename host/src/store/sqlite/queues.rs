@@ -28,13 +28,14 @@ fn made_at(id: Uuid) -> Option<Timestamp> {
     Some(Timestamp::from_millis(i64::try_from(seconds).ok()? * 1_000 + i64::from(nanos / 1_000_000)))
 }
 
-/// Steps from lane to lane in the index, as [`super::lease::LANES`] does.
+/// Steps from lane to lane in the index, as [`super::lease::LANES`] does. A bulk lane is its credential's, whose id has a 7 (the
+/// version of a UUID) where the lane's has an F.
 pub(super) const LANES: &str = "
 with recursive steps (lane) as (
     select min(lane_id) from jobs
     union all
     select (select min(j.lane_id) from jobs j where j.lane_id > steps.lane) from steps where steps.lane is not null)
-select (select channel from credentials where id = lane), (select count(*) from jobs where lane_id = lane),
+select (select channel from credentials where id = unhex(substr(hex(lane), 1, 12) || '7' || substr(hex(lane), 14))), (select count(*) from jobs where lane_id = lane),
        (select min(due_at) from jobs where lane_id = lane)
   from steps where lane is not null";
 
